@@ -1,0 +1,472 @@
+"""The command line: `agentgym envs | play | rollout | train | eval | report | bench`."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+import agentgym
+from agentgym import paths
+from agentgym.errors import AgentGymError, ConfigError
+
+app = typer.Typer(
+    name="agentgym",
+    help="A training gym for language-model agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Embedded default, hub name, folder, or a run's folder."),
+]
+SeedOption = Annotated[int, typer.Option(help="First seed of the episodes.")]
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option("--env", help="Keyword of the environments, key=value (TOML value); repeatable."),
+]
+
+
+def main() -> None:
+    """Run the command line; a known error is one line, not a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except AgentGymError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _whole(header: str) -> Column:
+    """A column that is never cut: names that a reader wants to copy."""
+    return Column(header, no_wrap=True)
+
+
+def _version(show: bool) -> None:
+    if show:
+        out.print(agentgym.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A training gym for language-model agents."""
+
+
+@app.command()
+def envs(
+    pattern: Annotated[str, typer.Argument(help="Only ids that contain this.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """List the environments."""
+    rows = [
+        {
+            "id": spec.id,
+            "max_episode_steps": spec.max_episode_steps,
+            "entry_point": str(spec.entry_point),
+        }
+        for spec in sorted(gym.registry.values(), key=lambda s: s.id)
+        if spec.namespace == "agentgym" and pattern in spec.id
+    ]
+    if as_json:
+        out.print_json(json.dumps(rows))
+        return
+    table = Table(_whole("id"), "turn limit", "made by", title=f"{len(rows)} environments")
+    for row in rows:
+        table.add_row(str(row["id"]), str(row["max_episode_steps"] or "-"), str(row["entry_point"]))
+    out.print(table)
+
+
+@app.command()
+def play(
+    env_id: Annotated[str, typer.Argument(help="Environment id, with or without 'agentgym/'.")],
+    seed: SeedOption = 0,
+    screenshot: Annotated[
+        Path | None, typer.Option(help="Save the picture here after every turn (PNG).")
+    ] = None,
+    env: EnvOption = None,
+) -> None:
+    """Play yourself: type actions, an empty line for the oracle's, 'quit' to stop."""
+    from agentgym.images import encode_image
+    from agentgym.rollout import make_env
+
+    kwargs = _keywords(env)
+    if screenshot is not None:
+        kwargs["images"] = True
+    world = make_env(_full(env_id), **kwargs)
+    try:
+        observation, _ = world.reset(seed=seed)
+        actions = world.get_wrapper_attr("action_set")
+        syntax = world.get_wrapper_attr("action_syntax")
+        out.print(f"[bold]{_plain(observation['goal'])}[/]\n\n{_plain(actions.describe(syntax))}")
+        total, over = 0.0, False
+        while not over:
+            if screenshot is not None:
+                picture = encode_image(observation["image"]).data
+                screenshot.write_bytes(picture or b"")
+            out.print(f"\n{_plain(observation['text'])}", highlight=False)
+            if observation["error"]:
+                out.print(f"[red]{_plain(observation['error'])}[/]", highlight=False)
+            try:
+                text = out.input("[bold cyan]> [/]")
+            except EOFError:
+                break
+            if text.strip() == "quit":
+                break
+            if not text.strip() and world.get_wrapper_attr("has_oracle"):
+                text = world.get_wrapper_attr("oracle_action")()
+                out.print(f"[dim]{_plain(text)}[/]", highlight=False)
+            observation, reward, terminated, truncated, info = world.step(text)
+            total += float(reward)
+            over = terminated or truncated
+        verdict = "not finished"
+        if over:
+            verdict = "success" if info.get("success") else "no success"
+        out.print(f"\n{verdict}, return {total:g}")
+    finally:
+        world.close()
+
+
+@app.command()
+def rollout(
+    env_ids: Annotated[list[str], typer.Argument(help="Environment ids.")],
+    policy: Annotated[str, typer.Option(help="oracle, random, or model.")] = "oracle",
+    model: ModelOption = "smollm2-135m",
+    episodes: Annotated[int, typer.Option(help="Episodes of each environment.")] = 4,
+    seed: SeedOption = 0,
+    num_envs: Annotated[int, typer.Option(help="Episodes at the same time.")] = 8,
+    temperature: Annotated[float, typer.Option(help="Of a model's answers; 0 is greedy.")] = 0.0,
+    store: Annotated[Path | None, typer.Option(help="Keep the trajectories here.")] = None,
+    env: EnvOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run episodes and say how they went."""
+    from agentgym.policy import oracle_policy, random_policy
+
+    if policy == "model":
+        chosen: Any = _language_policy(model, temperature)
+    elif policy in ("oracle", "random"):
+        chosen = oracle_policy() if policy == "oracle" else random_policy()
+    else:
+        raise ConfigError(f"--policy must be oracle, random or model, got {policy!r}")
+    _episodes(chosen, env_ids, episodes, seed, num_envs, store, _keywords(env), as_json, policy)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Embedded default, hub name, folder, or run.")],
+    env_ids: Annotated[list[str] | None, typer.Argument(help="Default: those of the run.")] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of each environment.")] = 20,
+    seed: SeedOption = 0,
+    num_envs: Annotated[int, typer.Option(help="Episodes at the same time.")] = 16,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    store: Annotated[Path | None, typer.Option(help="Keep the trajectories here.")] = None,
+    env: EnvOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a model's success, with intervals. A run's own settings are taken from its recipe."""
+    recipe = _recipe_of(Path(model))
+    if recipe is None and not env_ids:
+        raise ConfigError(f"name the environments to evaluate {model!r} on")
+    chosen = _language_policy(model, temperature, recipe)
+    kwargs = {**(recipe.env if recipe else {}), **_keywords(env)}
+    ids = env_ids or list(recipe.tasks.env_ids if recipe else ())
+    _episodes(chosen, ids, episodes, seed, num_envs, store, kwargs, as_json, "eval")
+
+
+def _episodes(
+    policy: Any,
+    env_ids: list[str],
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    store: Path | None,
+    kwargs: dict[str, Any],
+    as_json: bool,
+    name: str,
+) -> None:
+    from functools import partial
+
+    from agentgym.evaluation import summarise
+    from agentgym.progress import Progress
+    from agentgym.rollout import RolloutConfig, check_ids, collect, make_env
+    from agentgym.store import TrajectoryStore
+    from agentgym.types import Task, Trajectory
+
+    ids = [_full(e) for e in env_ids]
+    check_ids(ids)
+    tasks = [Task(e, s, split="test") for s in range(seed, seed + episodes) for e in ids]
+    kept = TrajectoryStore(store) if store is not None else None
+    with Progress() as progress, progress.phase(name, len(tasks), unit="episodes") as bar:
+
+        def done(trajectory: Trajectory) -> None:
+            if kept is not None:
+                kept.append([trajectory])
+            bar.advance(1)
+
+        trajectories = collect(
+            tasks,
+            policy,
+            RolloutConfig(num_envs=num_envs),
+            make=partial(make_env, **kwargs),
+            seed=seed,
+            name=name,
+            metadata={"phase": name},
+            on_trajectory=done,
+        )
+    if kept is not None:
+        kept.close()
+    _show_evaluation(summarise(trajectories).to_json(), as_json)
+
+
+def _show_evaluation(evaluation: dict[str, Any], as_json: bool, title: str = "") -> None:
+    if as_json:
+        out.print_json(json.dumps(evaluation))
+        return
+    table = Table(
+        _whole("task"), "success", "95 % interval", "episodes", "unscored", "turns", title=title
+    )
+    for name, r in evaluation["tasks"].items():
+        rate = f"{r['successes'] / r['episodes']:.0%}" if r["episodes"] else "-"
+        table.add_row(
+            name.removeprefix("agentgym/"),
+            rate,
+            f"{r['low']:.0%} to {r['high']:.0%}",
+            str(r["episodes"]),
+            str(r["unscored"]),
+            f"{r['mean_turns']:.1f}",
+        )
+    table.add_section()
+    table.add_row(
+        "mean over tasks",
+        f"{evaluation['mean']:.0%}",
+        f"{evaluation['low']:.0%} to {evaluation['high']:.0%}",
+        *[""] * 3,
+    )
+    out.print(table)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="key=value (TOML value); repeatable.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run stopped; begin if there is none.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is there.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show-keys", help="List every key of a recipe and stop.")
+    ] = False,
+) -> None:
+    """Train by a recipe. Names: see `agentgym train --help` and the recipes folder."""
+    from agentgym import config
+    from agentgym.progress import Progress
+    from agentgym.recipe import Recipe, load_recipe
+    from agentgym.report import write_report
+    from agentgym.run import RECIPE, Run
+
+    if show:
+        table = Table("key", "type", "default", "meaning")
+        for key in config.describe(Recipe):
+            table.add_row(*(_plain(str(part)) for part in key))
+        out.print(table)
+        return
+    plan = load_recipe(recipe, overrides or ())
+    where = folder or paths.runs() / plan.name
+    if fresh:
+        _delete_run(where)
+    with Progress() as progress:
+        if resume and (where / RECIPE).exists():
+            run = Run.resume(where, progress)
+            _same_recipe(run.recipe, plan, where)
+        else:
+            run = Run.start(plan, where, progress)
+        try:
+            summary = run.execute()
+        except KeyboardInterrupt:
+            err.print(f"stopped; go on with: agentgym train {recipe} --out {where} --resume")
+            raise
+        page = write_report(where)
+    for name in ("before", "after"):
+        if name in summary["evaluations"]:
+            _show_evaluation(summary["evaluations"][name], False, f"success {name} training")
+    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def _same_recipe(saved: Any, given: Any, where: Path) -> None:
+    if saved != given:
+        raise ConfigError(
+            f"{where} was begun with another recipe (see {where / 'recipe.toml'}); resume with the "
+            "same recipe and --set, or start over with --fresh"
+        )
+
+
+def _delete_run(where: Path) -> None:
+    """Delete a run's folder, and nothing that is not one."""
+    import shutil
+
+    if not where.exists():
+        return
+    if not (where / "recipe.toml").exists():
+        raise ConfigError(f"{where} holds no run; not deleting it")
+    shutil.rmtree(where)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    episode: Annotated[
+        str | None, typer.Option(help="One episode in full, by its id, to episode.html.")
+    ] = None,
+) -> None:
+    """Write the run's report page again (works while it runs)."""
+    from agentgym.report import episode_html, write_report
+
+    if not (run / "recipe.toml").exists():
+        raise ConfigError(f"{run} holds no run (recipe.toml is missing)")
+    if episode is None:
+        page = write_report(run)
+    else:
+        page = run / "episode.html"
+        page.write_text(episode_html(run, episode), "utf-8")
+    out.print(str(page), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks; default: all.")] = None,
+    as_json: JsonFlag = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Little work: a smoke run, not a measurement.")
+    ] = False,
+    env_ids: Annotated[
+        list[str] | None, typer.Option("--env", help="Environment id to measure; repeatable.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model of the benchmarks that need one.")
+    ] = "",
+) -> None:
+    """Measure speed against a baseline in the same run."""
+    from agentgym.bench import run_benchmark
+    from agentgym.progress import Progress
+    from agentgym.registry import BENCHMARKS
+
+    chosen = names or list(BENCHMARKS)
+    for name in chosen:
+        BENCHMARKS.get(name)  # a wrong name is told before anything is measured
+    ids = [_full(e) for e in env_ids or ()]
+    results = []
+    for name in chosen:
+        with Progress() as progress:
+            result = run_benchmark(name, quick=quick, env_ids=ids, model=model, progress=progress)
+        results.append(result)
+        if not as_json:
+            _show_benchmark(result)
+    if as_json:
+        out.print_json(json.dumps([r.to_json() for r in results]))
+
+
+def _show_benchmark(result: Any) -> None:
+    table = Table(title=result.title, box=box.SIMPLE_HEAD)
+    for key, header in result.columns.items():
+        words = key in ("case", "side")
+        table.add_column(header, justify="left" if words else "right", no_wrap=words)
+    last = None
+    for row in result.rows:
+        shown = {**row, "case": row["case"] if row["case"] != last else ""}
+        table.add_row(*(_cell(key, shown.get(key)) for key in result.columns))
+        last = row["case"]
+    # Without a terminal Rich assumes 80 columns, too few for a table of this kind.
+    wide = out if out.is_terminal else Console(width=150)
+    wide.print(table)
+    wide.print(_plain(result.note), highlight=False, style="dim")
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, int | float):
+        return _plain(str(value))
+    if key.endswith("_share"):
+        return f"{value:.0%}"
+    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _keywords(pairs: list[str] | None) -> dict[str, Any]:
+    """``key=value`` pairs; a value that is no TOML is text."""
+    import tomllib
+
+    keywords: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"--env must be key=value, got {pair!r}")
+        try:
+            keywords[key] = tomllib.loads(f"x = {value}")["x"]
+        except tomllib.TOMLDecodeError:
+            keywords[key] = value
+    return keywords
+
+
+def _full(env_id: str) -> str:
+    return env_id if "/" in env_id or ":" in env_id else f"agentgym/{env_id}"
+
+
+def _recipe_of(folder: Path) -> Any:
+    from agentgym.recipe import load_recipe
+
+    recipe = folder / "recipe.toml"
+    return load_recipe(str(recipe)) if recipe.exists() else None
+
+
+def _language_policy(model: str, temperature: float, recipe: Any = None) -> Any:
+    import dataclasses
+
+    from agentgym.chat import ContextConfig
+    from agentgym.core import SamplingParams
+    from agentgym.inference.hf import HFBackend
+    from agentgym.models.load import load_model
+    from agentgym.policy import LanguagePolicy
+    from agentgym.run import load_run_model
+
+    recipe = recipe or _recipe_of(Path(model))
+    name = str(load_run_model(Path(model))) if recipe is not None else model
+    with err.status(f"loading {name}"):
+        loaded = load_model(name)
+    sampling = recipe.sampling if recipe else SamplingParams()
+    return LanguagePolicy(
+        HFBackend(loaded.model, loaded.tokenizer),
+        loaded.tokenizer,
+        sampling=dataclasses.replace(sampling, temperature=temperature),
+        context=recipe.context if recipe else ContextConfig(),
+        name=loaded.name,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Batched generation behind the `InferenceBackend` contract."""

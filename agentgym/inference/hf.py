@@ -1,0 +1,427 @@
+"""Batched generation by a transformers model in this process."""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agentgym.core import GenerationRequest, SamplingParams
+from agentgym.errors import ConfigError, InferenceError, UnknownNameError
+from agentgym.inference import sampling
+from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad
+from agentgym.models.load import LoadedModel, load_model
+from agentgym.types import Completion, FinishReason, FloatArray, IntArray
+
+log = logging.getLogger(__name__)
+
+_SCORED_AT_ONCE = 512
+"""Positions whose logits `logprobs` holds at a time; each takes V floats."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One request while it is answered."""
+
+    prompt: IntArray
+    params: SamplingParams
+    limit: int
+    stream: np.random.Generator
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    kept_mass: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    finish: FinishReason | None = None
+    error: str = ""
+
+
+class HFBackend:
+    """An `InferenceBackend` over a transformers causal language model.
+
+    Requests are sorted by length and answered in chunks under one lock: a prefix common to a chunk
+    is read once, rows are padded on the left, and a finished row leaves the batch. A request's
+    sample depends on its own seed and logits only, so apart from rounding it does not matter which
+    requests are answered together. Models whose padding a mask cannot describe (sliding windows,
+    recurrent layers) are batched by equal length instead.
+
+    The model may be the very object that a trainer updates: then nothing need be copied, only
+    `set_version` called. Dropout is off during a call and put back after.
+    """
+
+    concurrency = 1
+
+    def __init__(
+        self,
+        model: PreTrainedModel | LoadedModel | str = "smollm2-135m",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_batch: int = 64,
+        token_budget: int = 16384,
+        eos_ids: Sequence[int] | None = None,
+        share_prefix: bool = True,
+    ) -> None:
+        """Wrap a model, or load one by name.
+
+        Args:
+            model: a model, or a name for `load_model`. LoRA models of `peft` work as they are.
+            tokenizer: needed for texts and stop strings; comes with a name.
+            dtype: for a name, see `load_model`.
+            device: for a name, see `load_model`.
+            max_batch: most rows in a chunk.
+            token_budget: most tokens in a chunk, padding and tokens to come included; a request
+                above it is answered alone.
+            eos_ids: ids that end an answer; by default those of the model and the tokenizer.
+            share_prefix: read a common prefix once.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or a limit is below 1.
+        """
+        if max_batch < 1 or token_budget < 1:
+            raise ConfigError(
+                f"max_batch and token_budget must be at least 1, got {max_batch}, {token_budget}"
+            )
+        if isinstance(model, str):
+            model = load_model(model, dtype=dtype, device=device)
+        if isinstance(model, LoadedModel):
+            tokenizer = tokenizer or model.tokenizer
+            model = model.model
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_batch = max_batch
+        self.token_budget = token_budget
+        self.share_prefix = share_prefix
+        self.version = 0
+        self._lock = threading.RLock()
+        self._closed = False
+        # The layers of a LoRA are inside the base, whose own forward therefore applies them.
+        base: Any = model
+        self._base = base.get_base_model() if hasattr(model, "peft_config") else base
+        self._pads = can_pad(self._base)
+        self.eos_ids = frozenset(_eos_ids(self._base, tokenizer) if eos_ids is None else eos_ids)
+        self.vocabulary = int(self._base.get_input_embeddings().weight.shape[0])
+        self.max_positions = int(
+            getattr(self._base.config, "max_position_embeddings", 0) or 1 << 30
+        )
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Answer all requests, in order; see `InferenceBackend.generate`.
+
+        Raises:
+            InferenceError: the backend is closed.
+        """
+        answers: list[Completion | None] = [None] * len(requests)
+        good: list[int] = []
+        for index, request in enumerate(requests):
+            if reason := self._problem(request):
+                answers[index] = self._failed(reason)
+            else:
+                good.append(index)
+        with self._serving():
+            for chunk in self._chunks(requests, good):
+                rows = [requests[index] for index in chunk]
+                for index, answer in zip(chunk, self._answer(rows), strict=True):
+                    answers[index] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def logprobs(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
+        """Log-probabilities of given tokens; see `InferenceBackend.logprobs`.
+
+        Raises:
+            ConfigError: a sequence or start is out of range.
+            InferenceError: the backend is closed.
+        """
+        if len(sequences) != len(starts):
+            raise ConfigError(f"got {len(sequences)} sequences and {len(starts)} starts")
+        for index, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
+            reason = self._id_problem(ids)
+            if not reason and not 1 <= start <= len(ids):
+                reason = f"start must be in 1..{len(ids)}, got {start}"
+            if reason:
+                raise ConfigError(f"sequence {index}: {reason}")
+        results: list[FloatArray] = [np.zeros(0, np.float32)] * len(sequences)
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        with self._serving():
+            lengths = dict(enumerate(map(len, sequences)))
+            for chunk in _packed(order, lengths, *self._limits):
+                scored = self._score([sequences[i] for i in chunk], [starts[i] for i in chunk])
+                for index, values in zip(chunk, scored, strict=True):
+                    results[index] = values
+        return results
+
+    def load_weights(self, state: Mapping[str, Any], version: int) -> None:
+        """Copy tensors into the model in place; all names and shapes are checked first.
+
+        Args:
+            state: names as in the model's `state_dict`; a subset is allowed.
+            version: what answers carry from now on.
+
+        Raises:
+            InferenceError: a shape differs, or the backend is closed.
+            UnknownNameError: a name is not the model's.
+        """
+        with self._lock, torch.no_grad():
+            self._check_open()
+            own = self.model.state_dict()
+            for name, tensor in state.items():
+                if name not in own:
+                    raise UnknownNameError("weight", name, own)
+                if own[name].shape != tensor.shape:
+                    raise InferenceError(
+                        f"weight {name!r} has shape {tuple(tensor.shape)}, the model's has "
+                        f"{tuple(own[name].shape)}; load weights of the same architecture"
+                    )
+            for name, tensor in state.items():
+                own[name].copy_(tensor)
+            self.version = version
+
+    def set_version(self, version: int) -> None:
+        """Say that the model object has been updated in place."""
+        with self._lock:
+            self.version = version
+
+    def close(self) -> None:
+        """Let go of the model; may be called twice."""
+        with self._lock:
+            self._closed = True
+            self.model = self._base = None  # type: ignore[assignment]
+
+    @property
+    def _limits(self) -> tuple[int, int]:
+        return self.max_batch, self.token_budget
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InferenceError("the backend is closed; make a new HFBackend")
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Alone on the model, without gradients and dropout."""
+        with self._lock, torch.inference_mode():
+            self._check_open()
+            training = [module for module in self.model.modules() if module.training]
+            for module in training:
+                module.training = False
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+    def _problem(self, request: GenerationRequest) -> str:
+        """Why a request cannot be answered; empty if it can."""
+        params = request.sampling
+        if reason := self._id_problem(request.prompt_ids) or sampling.problem(params):
+            return reason
+        if len(request.prompt_ids) >= self.max_positions:
+            return (
+                f"the prompt has {len(request.prompt_ids)} tokens and the model "
+                f"{self.max_positions} positions; shorten the prompt"
+            )
+        if not isinstance(request.seed, Integral) or request.seed < 0:
+            return f"seed must be an integer of at least 0, got {request.seed!r}"
+        if params.stop and self.tokenizer is None:
+            return "stop strings need a tokenizer; give HFBackend one"
+        return ""
+
+    def _id_problem(self, ids: IntArray) -> str:
+        ids = np.asarray(ids)
+        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+            return f"ids must be a non-empty 1-d integer array, got {ids.dtype} {ids.shape}"
+        if ids.min() < 0 or ids.max() >= self.vocabulary:
+            return f"ids must be in 0..{self.vocabulary - 1}, got {ids.min()}..{ids.max()}"
+        return ""
+
+    def _limit(self, request: GenerationRequest) -> int:
+        """How many tokens may be sampled: as asked, and as the model has positions for."""
+        return min(request.sampling.max_tokens, self.max_positions - len(request.prompt_ids))
+
+    def _chunks(
+        self, requests: Sequence[GenerationRequest], good: Sequence[int]
+    ) -> Iterator[list[int]]:
+        """Indices to answer together: of similar length, of equal length if need be."""
+        prompts = {index: len(requests[index].prompt_ids) for index in good}
+        totals = {index: prompts[index] + self._limit(requests[index]) for index in good}
+        order = sorted(good, key=lambda index: (prompts[index], totals[index]))
+        if self._pads:
+            yield from _packed(order, totals, *self._limits)
+        else:
+            for length in sorted(set(prompts.values())):
+                equal = [index for index in order if prompts[index] == length]
+                yield from _packed(equal, totals, *self._limits)
+
+    def _answer(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Answer one chunk; if it cannot be computed, its halves."""
+        try:
+            return [self._completion(row) for row in self._decode(requests)]
+        except RuntimeError as error:  # out of memory above all; torch has no narrower class
+            if len(requests) == 1:
+                return [self._failed(f"{type(error).__name__}: {str(error)[:500]}")]
+            log.warning("a chunk of %d failed (%s); trying its halves", len(requests), error)
+        if self._base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(requests) // 2
+        return self._answer(requests[:half]) + self._answer(requests[half:])
+
+    def _decode(self, requests: Sequence[GenerationRequest]) -> list[_Row]:
+        """Sample until every row is finished."""
+        everyone = [
+            _Row(
+                prompt=np.asarray(request.prompt_ids),
+                params=request.sampling,
+                limit=self._limit(request),
+                stream=np.random.default_rng(request.seed),
+            )
+            for request in requests
+        ]
+        batch: Rows = (
+            PaddedRows(self._base, share_prefix=self.share_prefix)
+            if self._pads
+            else EqualRows(self._base)
+        )
+        rows = list(everyone)
+        logits = batch.prefill([row.prompt for row in rows], max(row.limit for row in rows))
+        while True:
+            sampled = sampling.sample(
+                logits, [row.params for row in rows], sampling.uniforms([r.stream for r in rows])
+            )
+            self._record(rows, sampled)
+            going = [index for index, row in enumerate(rows) if row.finish is None]
+            if not going:
+                return everyone
+            tokens = sampled.token_ids
+            if len(going) < len(rows):
+                order = batch.keep(going)
+                rows = [rows[index] for index in order]
+                tokens = tokens[order]
+            logits = batch.step(tokens)
+
+    def _record(self, rows: Sequence[_Row], sampled: sampling.Sample) -> None:
+        """Append one token to each row and see whether it ends there."""
+        values = [getattr(sampled, part.name).tolist() for part in dataclasses.fields(sampled)]
+        columns = zip(*values, strict=True)
+        for row, (token, logprob, kept_mass, entropy, ok) in zip(rows, columns, strict=True):
+            if not ok:
+                row.finish = "error"
+                row.error = "the model's logits are not finite; check its weights and dtype"
+                continue
+            row.ids.append(token)
+            row.logprobs.append(logprob)
+            row.kept_mass.append(kept_mass)
+            row.entropy.append(entropy)
+            if token in self.eos_ids or self._stopped(row):
+                row.finish = "stop"
+            elif len(row.ids) >= row.limit:
+                row.finish = "length"
+
+    def _stopped(self, row: _Row) -> bool:
+        """True if the last token completed a stop string."""
+        if not row.params.stop:
+            return False
+        # Every token holds a byte at least, so the tail holds any stop string that ends here; the
+        # margin is for characters cut at its beginning.
+        tail = max(len(stop.encode()) for stop in row.params.stop) + 8
+        if not any(stop in self._text(row.ids[-tail:]) for stop in row.params.stop):
+            return False
+        return len(row.ids) <= tail or any(stop in self._text(row.ids) for stop in row.params.stop)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        if self.tokenizer is None:
+            return ""
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def _completion(self, row: _Row) -> Completion:
+        if row.finish == "error":
+            return self._failed(row.error)
+        ended = row.finish == "stop" and row.ids[-1] in self.eos_ids
+        text = self._text(row.ids[:-1] if ended else row.ids)
+        cuts = [text.find(stop) for stop in row.params.stop]
+        return Completion(
+            text=text[: min((cut for cut in cuts if cut >= 0), default=len(text))],
+            token_ids=np.array(row.ids, np.int32),
+            logprobs=np.array(row.logprobs, np.float32),
+            kept_mass=np.array(row.kept_mass, np.float32),
+            entropy=np.array(row.entropy, np.float32),
+            finish_reason=row.finish or "abort",
+            weights_version=self.version,
+        )
+
+    def _failed(self, reason: str) -> Completion:
+        return Completion(
+            text="",
+            token_ids=None,
+            finish_reason="error",
+            weights_version=self.version,
+            error=reason,
+        )
+
+    def _score(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
+        """`logprobs` of one chunk, padded on the right: causal rows never see their padding."""
+        ids = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.long)
+        ids = ids.to(self._base.device)
+        counts = [len(s) - start for s, start in zip(sequences, starts, strict=True)]
+        where = [
+            (row, position - 1)
+            for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True))
+            for position in range(start, len(sequence))
+        ]
+        if not where:
+            return [np.zeros(0, np.float32) for _ in sequences]
+        index = torch.tensor(where, device=ids.device)
+        if self._pads:
+            hidden = self._base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            states, head = hidden[index[:, 0], index[:, 1]], self._base.get_output_embeddings()
+        else:
+            logits = self._base(input_ids=ids, use_cache=False).logits
+            states, head = logits[index[:, 0], index[:, 1]], torch.nn.Identity()
+        targets = ids[index[:, 0], index[:, 1] + 1]
+        values = torch.cat(
+            [
+                torch.log_softmax(head(part).float(), dim=-1).gather(-1, target[:, None])[:, 0]
+                for part, target in zip(
+                    torch.split(states, _SCORED_AT_ONCE),
+                    torch.split(targets, _SCORED_AT_ONCE),
+                    strict=True,
+                )
+            ]
+        )
+        ends = np.cumsum(counts)[:-1]
+        return list(np.split(values.cpu().numpy(), ends))
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Ids that end an answer, by the model's generation configuration and the tokenizer."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(named if isinstance(named, list) else [named])
+    if tokenizer is not None:
+        ids.add(tokenizer.eos_token_id)
+    return {int(token) for token in ids if token is not None}
+
+
+def _packed(
+    order: Sequence[int], lengths: Mapping[int, int], max_batch: int, token_budget: int
+) -> Iterator[list[int]]:
+    """Cut `order` into runs of at most `max_batch` rows and `token_budget` padded tokens."""
+    run: list[int] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if run and (len(run) >= max_batch or longest * (len(run) + 1) > token_budget):
+            yield run
+            run, longest = [], lengths[index]
+        run.append(index)
+    if run:
+        yield run

@@ -1,0 +1,173 @@
+"""Choosing tokens: temperature, top-k, top-p, exact log-probabilities, one stream per request."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+
+from agentgym.core import SamplingParams
+
+_COLDEST = 1e-6
+"""Temperatures above 0 but below this count as this: float32 could not divide by them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One token for each row; a row that is not `ok` had no usable logits."""
+
+    token_ids: torch.Tensor
+    """(B,) int64."""
+    logprobs: torch.Tensor
+    """(B,) float32 nats, of the untruncated distribution at temperature 1."""
+    kept_mass: torch.Tensor
+    """(B,) float32 probability that top-k and top-p kept, at the sampling temperature."""
+    entropy: torch.Tensor
+    """(B,) float32 nats, of the untruncated distribution at temperature 1."""
+    ok: torch.Tensor
+    """(B,) bool; False where logits are NaN, +inf, or all -inf."""
+
+
+def problem(sampling: SamplingParams) -> str:
+    """What is wrong with sampling parameters, with the fix; empty if nothing is."""
+    if not (_is_number(sampling.temperature) and sampling.temperature >= 0):
+        return f"temperature must be finite and at least 0, got {sampling.temperature!r}"
+    if not (_is_number(sampling.top_p) and 0 < sampling.top_p <= 1):
+        return f"top_p must be in (0, 1], got {sampling.top_p!r}; 1 switches it off"
+    if not (isinstance(sampling.top_k, Integral) and sampling.top_k >= 0):
+        return f"top_k must be an integer of at least 0, got {sampling.top_k!r}; 0 switches it off"
+    if not (isinstance(sampling.max_tokens, Integral) and sampling.max_tokens >= 1):
+        return f"max_tokens must be an integer of at least 1, got {sampling.max_tokens!r}"
+    stop: object = sampling.stop
+    if not isinstance(stop, tuple) or any(not isinstance(s, str) or not s for s in stop):
+        return f"stop must be a tuple of non-empty strings, got {stop!r}"
+    return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def uniforms(streams: Sequence[np.random.Generator]) -> torch.Tensor:
+    """(B,) float64 in [0, 1): the next number of each request's own stream."""
+    return torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
+
+
+def sample(
+    logits: torch.Tensor, sampling: Sequence[SamplingParams], uniform: torch.Tensor
+) -> Sample:
+    """Choose one token for each row by inverting its cumulative distribution.
+
+    A row's token depends on its own logits, parameters and uniform number only. Ties at the border
+    of top-k or top-p are all kept, so that the kept set does not depend on a sort's order. Top-p
+    is applied to what top-k left, as in transformers.
+
+    Args:
+        logits: (B, V) any float dtype; computed on in float32, the distribution's sum in float64.
+        sampling: (B,) parameters of the rows; temperature 0 takes the largest logit.
+        uniform: (B,) float64 in [0, 1), one per row.
+
+    Returns:
+        (B,) tokens and what was recorded about them, on the logits' device.
+    """
+    logits = logits.float()
+    logprobs, entropy, ok = distribution(logits)
+    if not bool(ok.all()):  # a broken row becomes a uniform one; its caller sees `ok`
+        logits = torch.where(ok[:, None], logits, 0.0)
+    kept_mass = torch.ones(len(logits), device=logits.device)
+    hot = [row for row, params in enumerate(sampling) if params.temperature > 0]
+    if len(hot) == len(logits):
+        token_ids, mass = _invert(logits, sampling, uniform.to(logits.device))
+        kept_mass = mass.float()
+    else:
+        token_ids = logits.argmax(dim=-1)
+        if hot:
+            rows = torch.tensor(hot, device=logits.device)
+            token_ids[rows], mass = _invert(
+                logits[rows], [sampling[row] for row in hot], uniform[hot].to(logits.device)
+            )
+            kept_mass[rows] = mass.float()
+    taken = logprobs.gather(-1, token_ids[:, None])[:, 0]
+    return Sample(token_ids, taken, kept_mass, entropy, ok)
+
+
+def distribution(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities at temperature 1 with their entropy.
+
+    Args:
+        logits: (B, V) float32; -inf forbids a token.
+
+    Returns:
+        (B, V) nats, (B,) entropy in nats, (B,) bool: False where the logits are unusable.
+    """
+    logprobs = torch.log_softmax(logits, dim=-1)
+    # A forbidden token adds 0, not 0 * -inf.
+    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(logits.dtype).min)).sum(dim=-1)
+    return logprobs, entropy, torch.isfinite(entropy)
+
+
+def kept_floor(
+    scaled: torch.Tensor, weights: torch.Tensor, sampling: Sequence[SamplingParams]
+) -> torch.Tensor | None:
+    """The lowest scaled logit that top-k and top-p keep in each row.
+
+    Args:
+        scaled: (B, V) logits divided by the temperature, up to a constant.
+        weights: (B, V) float64 exponentials of `scaled`.
+        sampling: (B,) parameters of the rows.
+
+    Returns:
+        (B, 1) inclusive threshold, -inf for rows without truncation; `None` if no row has any.
+    """
+    vocabulary = scaled.shape[-1]
+    if all(params.top_p >= 1 and not 0 < params.top_k < vocabulary for params in sampling):
+        return None
+    floors = scaled.new_full((len(sampling), 1), -math.inf)
+    for row, params in enumerate(sampling):
+        left = weights[row]
+        if 0 < params.top_k < vocabulary:
+            floors[row] = scaled[row].topk(params.top_k).values[-1]
+            left = left.masked_fill(scaled[row] < floors[row], 0.0)
+        if params.top_p < 1:
+            floors[row] = scaled[row, _nucleus_border(left, params.top_p)]
+    return floors
+
+
+def _nucleus_border(weights: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Index of the last token of the smallest set that holds `top_p` of all (V,) weights."""
+    total = weights.sum()
+    # Tokens below this weight hold less than 1 - top_p together, so the set is among the others;
+    # sorting those few takes a hundredth of sorting the vocabulary.
+    candidates = (weights > (1 - top_p) / len(weights) * total).nonzero()[:, 0]
+    ranked, order = weights[candidates].sort(descending=True)
+    reached = int((ranked.cumsum(dim=-1) < top_p * total).sum())
+    # Rounding may leave the candidates' sum just below a top_p near 1: then all are kept.
+    return candidates[order[min(reached, len(order) - 1)]]
+
+
+def _invert(
+    logits: torch.Tensor, sampling: Sequence[SamplingParams], uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) tokens at the given quantiles, and (B,) the mass that truncation kept."""
+    if logits.device.type == "mps":  # has no float64
+        chosen, mass = _invert(logits.cpu(), sampling, uniform.cpu())
+        return chosen.to(logits.device), mass.to(logits.device)
+    heat = torch.tensor([max(p.temperature, _COLDEST) for p in sampling], device=logits.device)
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / heat[:, None]
+    weights = scaled.double().exp_()
+    floors = kept_floor(scaled, weights, sampling)
+    mass = torch.ones_like(uniform)
+    if floors is not None:
+        kept = weights.masked_fill(scaled < floors, 0.0)
+        mass = kept.sum(dim=-1) / weights.sum(dim=-1)
+        weights = kept
+    cumulative = weights.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    # The first token whose cumulative weight exceeds the target has a weight above 0; the clamp
+    # guards against u * total rounding up to total.
+    target = torch.minimum(
+        uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
+    )
+    return torch.searchsorted(cumulative, target, right=True)[:, 0], mass

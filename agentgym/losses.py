@@ -1,0 +1,205 @@
+"""Losses on tensors: log-probabilities of sampled tokens, their weights and reductions.
+
+Pure functions that know no trajectory. Every loss is a weighted sum over action tokens, and the
+weights come from the whole optimiser step: the sum over its micro-batches and processes is the
+loss of the step, however it was cut.
+"""
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Reduction: TypeAlias = Literal["token_mean", "sequence_mean", "constant"]
+
+CHUNK_TOKENS = 1024
+"""Action tokens whose logits are turned to float32 at once."""
+
+
+def action_logprobs(
+    model: nn.Module,
+    ids: Tensor,
+    attention_mask: Tensor,
+    mask: Tensor,
+    *,
+    position_ids: Tensor | None = None,
+    shared_prefix: int = 0,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """Log-probabilities of the marked tokens, with logits computed for these alone.
+
+    The model's own forward runs; only the input of its output embedding is cut down to the
+    positions before the marked tokens. So whatever the model does to its logits (scaling,
+    soft caps) and whatever wraps it (adapters, autocast) stays in place. A model that does not
+    tell its output embedding computes all logits.
+
+    Args:
+        model: a Hugging Face causal language model, adapters allowed.
+        ids: (B, L) token ids.
+        attention_mask: (B, L) true on tokens, false on padding.
+        mask: (B, L) bool, the tokens to score; false in the first column.
+        position_ids: (B, L); needed only if padding is on the left (`positions`).
+        shared_prefix: that many first columns are the same in all rows; they go through the model
+            once and the rows attend to their keys and values, with gradient. Nothing marked may
+            depend on them alone (`rows.shared_prefix` counts). Models without a key-value cache
+            and those that checkpoint activations go without.
+        chunk_tokens: how many rows of logits become float32 at a time.
+
+    Returns:
+        (M,) float32 nats at temperature 1, the marked tokens in row-major order.
+
+    Raises:
+        ValueError: a first token is marked, nothing precedes it; or a shared prefix with marked
+            tokens or left padding.
+    """
+    if bool(mask[:, : shared_prefix + 1].any()):
+        raise ValueError(
+            "the first token after the shared prefix (the first of a row, without one) cannot be "
+            f"scored; mask[:, :{shared_prefix + 1}] must be False"
+        )
+    if shared_prefix and position_ids is not None:
+        raise ValueError("shared_prefix works with padding on the right only; give no position_ids")
+    arguments: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
+    if position_ids is not None:
+        arguments["position_ids"] = position_ids
+    if shared_prefix:
+        cache = _prefix_cache(model, ids[:1, :shared_prefix])
+        if cache is not None:
+            cache.batch_repeat_interleave(len(ids))
+            arguments |= {"past_key_values": cache, "use_cache": True}
+            ids, mask = ids[:, shared_prefix:], mask[:, shared_prefix:]
+    where = mask[:, 1:].nonzero(as_tuple=True)  # row, position of the logits
+    logits = _logits_at(model, ids, where, **arguments)[0]  # (M, V)
+    return token_logprobs(logits, ids[:, 1:][where].long(), chunk_tokens=chunk_tokens)
+
+
+def _logits_at(
+    model: nn.Module, ids: Tensor, where: tuple[Tensor, ...], **arguments: Any
+) -> tuple[Tensor, Any]:
+    """Logits (M, V) at given (row, position) pairs, and the model's output."""
+    getter = getattr(model, "get_output_embeddings", None)
+    head = getter() if callable(getter) else None
+    selected = False
+
+    def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        nonlocal selected
+        if not inputs or inputs[0].shape[:2] != ids.shape:
+            return None
+        selected = True
+        return (inputs[0][where].unsqueeze(0), *inputs[1:])
+
+    handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+    try:
+        output = model(input_ids=ids, **arguments)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return (output.logits[0] if selected else output.logits[where]), output
+
+
+def _prefix_cache(model: nn.Module, prefix: Tensor) -> Any:
+    """Keys and values of one row (1, P), or `None` if the model does not give them."""
+    nowhere = torch.zeros(0, dtype=torch.long, device=prefix.device)
+    _, output = _logits_at(model, prefix, (nowhere, nowhere), use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    return cache if hasattr(cache, "batch_repeat_interleave") else None
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """(B, L) position ids that count tokens only, for rows padded on either side."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+    """Log-probabilities of given tokens.
+
+    Beyond `chunk_tokens` rows the float32 copies are made chunk by chunk and again in the
+    backward pass, so that memory holds the logits in their own type only.
+
+    Args:
+        logits: (M, V), any floating type.
+        targets: (M,) token ids.
+        chunk_tokens: rows at a time.
+
+    Returns:
+        (M,) float32 nats.
+    """
+    if len(logits) <= chunk_tokens:
+        return _gather_logprobs(logits, targets)
+    parts = [
+        checkpoint(_gather_logprobs, part, wanted, use_reentrant=False)
+        for part, wanted in zip(
+            torch.split(logits, chunk_tokens), torch.split(targets, chunk_tokens), strict=True
+        )
+    ]
+    return torch.cat(parts)
+
+
+def _gather_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    logits = logits.float()
+    chosen: Tensor = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    return chosen
+
+
+def token_weights(
+    mask: Tensor,
+    reduction: Reduction,
+    *,
+    total_tokens: int,
+    total_rows: int,
+    constant: float = 1.0,
+) -> Tensor:
+    """Weight of each marked token in the loss of a whole optimiser step.
+
+    ===============  ==============================  =============================================
+    reduction        weight                          what counts the same
+    ===============  ==============================  =============================================
+    `token_mean`     1 / total_tokens                every action token
+    `sequence_mean`  1 / (total_rows * row's own)    every row (a turn, if rows are turns)
+    `constant`       1 / (total_rows * constant)     every token, whatever the others' lengths
+    ===============  ==============================  =============================================
+
+    Source of `constant`: Liu et al. 2025, https://arxiv.org/abs/2503.20783, section 3.2.
+
+    Args:
+        mask: (B, L) bool of one micro-batch.
+        reduction: see the table.
+        total_tokens: marked tokens in the step, over all micro-batches and processes.
+        total_rows: rows in the step, likewise.
+        constant: tokens that a row is counted as, for `constant`.
+
+    Returns:
+        (M,) float32, in row-major order; over a step they sum to 1, except for `constant`.
+
+    Raises:
+        ValueError: an unknown reduction or a count below 1.
+    """
+    if total_tokens < 1 or total_rows < 1 or constant <= 0:
+        raise ValueError(
+            "total_tokens and total_rows must be at least 1 and constant above 0, got "
+            f"{total_tokens}, {total_rows} and {constant}"
+        )
+    own = mask.sum(1, keepdim=True).clamp_min(1).expand_as(mask)[mask].float()
+    if reduction == "token_mean":
+        return torch.full_like(own, 1.0 / total_tokens)
+    if reduction == "sequence_mean":
+        return 1.0 / (total_rows * own)
+    if reduction == "constant":
+        return torch.full_like(own, 1.0 / (total_rows * constant))
+    raise ValueError(
+        f"reduction must be 'token_mean', 'sequence_mean' or 'constant', got {reduction!r}"
+    )
+
+
+def negative_log_likelihood(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """The cloning loss of one micro-batch: minus the weighted sum of log-probabilities.
+
+    Args:
+        logprobs: (M,) of the action tokens.
+        weights: (M,) from `token_weights`.
+
+    Returns:
+        Scalar, in nats per unit of the reduction.
+    """
+    return -(weights * logprobs).sum()

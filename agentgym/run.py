@@ -1,0 +1,430 @@
+"""A run: the phases of a recipe, one after the other, cut and gone on with at any moment.
+
+    evaluate -> demonstrate -> warm start -> (collect -> update) x iterations -> evaluate
+
+Whatever a phase needs lies in the run's folder or in the last checkpoint. A phase that was cut is
+begun again from its start (an update from its last checkpoint) with the same seeds, and what it had
+written by then is taken back, so that a resumed run equals one that was never stopped.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import agentgym
+from agentgym import checkpoint, config, durable
+from agentgym.core import InferenceBackend, Policy, Trainer
+from agentgym.errors import ConfigError, TrainingError
+from agentgym.evaluation import Evaluation, summarise
+from agentgym.metrics import MetricsWriter
+from agentgym.policy import LanguagePolicy, oracle_policy
+from agentgym.progress import Progress
+from agentgym.recipe import Recipe
+from agentgym.registry import TRAINERS
+from agentgym.rollout import check_ids, collect, make_env
+from agentgym.seeding import derive
+from agentgym.store import TrajectoryStore
+from agentgym.types import Task, Trajectory
+
+if TYPE_CHECKING:
+    from agentgym.models.load import LoadedModel
+
+RECIPE, SUMMARY, CHECKPOINTS, TRAJECTORIES, MODEL = (
+    "recipe.toml",
+    "summary.json",
+    "checkpoint",
+    "trajectories",
+    "model",
+)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of a run."""
+
+    name: str
+    kind: str
+    """evaluate, demonstrate, collect, or train."""
+    source: str = ""
+    """Phase whose trajectories a training phase learns from."""
+    iteration: int = 0
+
+
+def phases_of(recipe: Recipe) -> list[Phase]:
+    """The phases of a recipe, in order."""
+    phases = [Phase("eval-before", "evaluate")]
+    if recipe.demonstrations:
+        phases.append(Phase("demonstrations", "demonstrate"))
+        phases.append(Phase("warm-start", "train", "demonstrations"))
+    for i in range(1, recipe.iterations + 1):
+        phases.append(Phase(f"iteration-{i}", "collect", iteration=i))
+        phases.append(Phase(f"update-{i}", "train", f"iteration-{i}", i))
+        every = recipe.evaluation.every
+        if every and i % every == 0 and i < recipe.iterations:
+            phases.append(Phase(f"eval-{i}", "evaluate", iteration=i))
+    phases.append(Phase("eval-after", "evaluate", iteration=recipe.iterations))
+    return phases
+
+
+class Run:
+    """A run in its folder. Use `start` or `resume`, then `execute`."""
+
+    def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.phases = phases_of(recipe)
+        self.phase = 0
+        self.version = 0
+        self.elapsed: dict[str, float] = {}
+        self.evaluations: dict[str, Any] = {}
+        self._step = 0
+        """Number of the last checkpoint."""
+        self._kept = {"trajectories": 0, "metrics": 0}
+        """What the store and the metrics held at the last checkpoint."""
+        self._inside = False
+        """True if the last checkpoint was taken inside an update."""
+        self._trainer: Trainer | None = None
+        self._warming = False
+        self._loaded: LoadedModel | None = None
+        self._sampler: tuple[Any, InferenceBackend] | None = None
+
+    @classmethod
+    def start(cls, recipe: Recipe, folder: Path, progress: Progress) -> "Run":
+        """Begin a run in a folder that holds none.
+
+        Raises:
+            ConfigError: the folder holds a run already, or the trainer refuses its settings.
+            UnknownNameError: the trainer or an environment is not registered.
+        """
+        if (folder / RECIPE).exists():
+            raise ConfigError(
+                f"{folder} holds a run already; go on with --resume, start over with --fresh, or "
+                "choose another folder with --out"
+            )
+        for warming in (True, False):
+            _settings(recipe, warming)
+        check_ids(recipe.tasks.env_ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        durable.write_bytes(folder / RECIPE, config.dump(recipe).encode())
+        return cls(recipe, folder, progress)
+
+    @classmethod
+    def resume(cls, folder: Path, progress: Progress) -> "Run":
+        """Go on with the run in a folder, from its last checkpoint.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        if not (folder / RECIPE).exists():
+            raise ConfigError(f"{folder} holds no run ({RECIPE} is missing); start one first")
+        run = cls(config.load(Recipe, folder / RECIPE), folder, progress)
+        saved = checkpoint.load(folder / CHECKPOINTS)
+        if saved is not None:
+            run._restore(saved)
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """True if nothing is left to do."""
+        return self.phase >= len(self.phases)
+
+    def execute(self) -> dict[str, Any]:
+        """Do what is left.
+
+        Returns:
+            The summary, as written to ``summary.json``.
+        """
+        if self.finished:
+            return self._summary()
+        with (
+            TrajectoryStore(self.folder / TRAJECTORIES) as self._store,
+            MetricsWriter(
+                self.folder,
+                self.recipe.sinks,
+                resume_rows=self._kept["metrics"],
+                name=self.recipe.name,
+            ) as self._metrics,
+        ):
+            self._store.truncate(self._kept["trajectories"])
+            try:
+                while not self.finished:
+                    self._do(self.phases[self.phase])
+                    self.phase += 1
+                    if self.finished:
+                        self.trainer.save_model(self.folder / MODEL)
+                    self._checkpoint()
+            finally:
+                self._close_backend()
+        return self._summary()
+
+    # -- phases -------------------------------------------------------------------------------
+
+    def _do(self, phase: Phase) -> None:
+        started = time.monotonic()
+        if phase.kind == "train":
+            row = self._train(phase)
+        else:
+            row = self._gather(phase)
+        took = time.monotonic() - started
+        self.elapsed[phase.name] = self.elapsed.get(phase.name, 0.0) + took
+        self._log(phase, {**row, "seconds": took})
+
+    def _gather(self, phase: Phase) -> dict[str, float]:
+        recipe = self.recipe
+        tasks: list[Task]
+        policy: Policy
+        if phase.kind == "evaluate":
+            tasks = recipe.eval_tasks()
+            policy = self._policy(recipe.evaluation.temperature)
+        elif phase.kind == "demonstrate":
+            tasks = recipe.demonstration_tasks()
+            policy = oracle_policy(
+                tokenizer=self.tokenizer,
+                context=recipe.context,
+                reserve=recipe.sampling.max_tokens,
+            )
+        else:
+            tasks = recipe.iteration_tasks(phase.iteration)
+            policy = self._policy(recipe.sampling.temperature)
+        with self.progress.phase(phase.name, total=len(tasks), unit="episodes") as bar:
+            tally = _Tally(bar.advance)
+
+            def keep(trajectory: Trajectory) -> None:
+                self._store.append([trajectory])
+                tally.add(trajectory)
+
+            trajectories = collect(
+                tasks,
+                policy,
+                recipe.rollout,
+                make=partial(make_env, **recipe.env),
+                seed=derive(recipe.seed, phase.name),
+                name=phase.name,
+                metadata={"phase": phase.name},
+                on_trajectory=keep,
+            )
+        evaluation = summarise(trajectories)
+        if phase.kind == "evaluate":
+            self.evaluations[phase.name.removeprefix("eval-")] = evaluation.to_json()
+        return _numbers(evaluation, trajectories)
+
+    def _train(self, phase: Phase) -> dict[str, float]:
+        trainer = self._trainer_for(phase)
+        if not self._inside:
+            trainer.start(self._lessons(phase))
+        self._inside = False
+        saved = time.monotonic()
+        with self.progress.phase(
+            phase.name, total=trainer.planned_steps, unit="steps", done=trainer.position
+        ) as bar:
+            while not trainer.done:
+                step = trainer.step()
+                bar.advance(1, loss=step["loss"])
+                self._log(phase, step)
+                if time.monotonic() - saved >= self.recipe.checkpoint_every_s and not trainer.done:
+                    self._checkpoint()
+                    saved = time.monotonic()
+        self.version += 1
+        return {f"update_{name}": value for name, value in trainer.metrics().items()}
+
+    def _lessons(self, phase: Phase) -> list[Trajectory]:
+        """What a training phase is given; the online method sees the demonstrations once."""
+        sources = {phase.source, *(("demonstrations",) if phase.iteration == 1 else ())}
+        lessons = [t for t in self._store if t.metadata.get("phase") in sources]
+        return sorted(lessons, key=lambda t: t.id)  # the store's order is that of their ends
+
+    # -- parts --------------------------------------------------------------------------------
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer of the current phase."""
+        return self._trainer_for(self.phases[min(self.phase, len(self.phases) - 1)])
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._load().tokenizer
+
+    def _trainer_for(self, phase: Phase) -> Trainer:
+        """The warm start's trainer until the first iteration begins, then the online method's."""
+        warming = bool(self.recipe.demonstrations) and phase.iteration == 0
+        if self._trainer is None or self._warming != warming:
+            self._trainer = self._make_trainer(warming)
+        return self._trainer
+
+    def _make_trainer(self, warming: bool) -> Trainer:
+        factory, settings = _settings(self.recipe, warming)
+        model = self._load().model if self._trainer is None else self._trainer.model
+        self._warming = warming
+        made: Trainer = factory(model, self.tokenizer, settings)
+        return made
+
+    def _load(self) -> "LoadedModel":
+        if self._loaded is None:
+            from agentgym.models.load import load_model
+
+            model = self.recipe.model
+            with self.progress.phase(f"loading {model.name}", total=1, unit="models") as bar:
+                self._loaded = load_model(model.name, dtype=model.dtype, device=model.device)
+                bar.advance(1)
+        return self._loaded
+
+    def _policy(self, temperature: float) -> Policy:
+        return LanguagePolicy(
+            self._backend(),
+            self.tokenizer,
+            sampling=replace(self.recipe.sampling, temperature=temperature),
+            context=self.recipe.context,
+            name=f"{self.recipe.name}@{self.version}",
+        )
+
+    def _backend(self) -> InferenceBackend:
+        """A backend with the current weights.
+
+        It samples from the very module that is trained. Adapters are the exception: they would
+        slow every token down, so they are merged into a copy (merging in place and taking it back
+        would change the weights by rounding).
+        """
+        from agentgym.inference.hf import HFBackend
+
+        trainer = self.trainer
+        if self._sampler is None or self._sampler[0] is not trainer.model:
+            self._close_backend()
+            module, adapted = trainer.model, hasattr(trainer.model, "peft_config")
+            if adapted:
+                from agentgym.models.load import load_model
+
+                model = self.recipe.model
+                module = load_model(model.name, dtype=model.dtype, device=model.device).model
+            self._sampler = (trainer.model, HFBackend(module, self.tokenizer))
+        backend = self._sampler[1]
+        adapted = hasattr(trainer.model, "peft_config")
+        backend.load_weights(trainer.weights() if adapted else {}, self.version)
+        return backend
+
+    def _close_backend(self) -> None:
+        if self._sampler is not None:
+            self._sampler[1].close()
+            self._sampler = None
+
+    # -- state --------------------------------------------------------------------------------
+
+    def _log(self, phase: Phase, row: Mapping[str, float]) -> None:
+        self._metrics.write({"phase": phase.name, "iteration": phase.iteration, **row})
+
+    def _checkpoint(self) -> None:
+        """Everything that going on needs; what this writes is the only truth after a kill."""
+        self._step += 1
+        trainer = self._trainer
+        state = {
+            "phase": self.phase,
+            "inside": trainer is not None and not trainer.done,
+            "version": self.version,
+            "trajectories": len(self._store),
+            "metrics": self._metrics.rows,
+            "elapsed": self.elapsed,
+            "evaluations": self.evaluations,
+            "trainer": None if trainer is None or self.finished else trainer.state_dict(),
+            "warming": self._warming,
+            "rng": checkpoint.rng_state(),
+        }
+        checkpoint.save(self.folder / CHECKPOINTS, self._step, state)
+        durable.write_json(self.folder / SUMMARY, self._summary())
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        state = saved.state
+        self._step, self.phase, self.version = saved.step, state["phase"], state["version"]
+        self.elapsed, self.evaluations = dict(state["elapsed"]), dict(state["evaluations"])
+        self._kept = {"trajectories": state["trajectories"], "metrics": state["metrics"]}
+        self._inside = state["inside"]
+        if state["trainer"] is not None:
+            if not state["warming"] and self.recipe.demonstrations:
+                # Adapters, if any, were put in by the warm start; the state then fills them.
+                self._trainer = self._make_trainer(True)
+            self._trainer = self._make_trainer(state["warming"])
+            self._trainer.load_state_dict(state["trainer"])
+        checkpoint.set_rng_state(state["rng"])
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "name": self.recipe.name,
+            "finished": self.finished,
+            "phase": None if self.finished else self.phases[self.phase].name,
+            "evaluations": self.evaluations,
+            "seconds": self.elapsed,
+            "machine": f"{os.cpu_count()} x {_processor()}, Python {platform.python_version()}",
+            "version": agentgym.__version__,
+        }
+
+
+def _settings(recipe: Recipe, warming: bool) -> tuple[Any, Any]:
+    """A trainer's class and its config."""
+    name = "behaviour_cloning" if warming else recipe.trainer
+    values = recipe.warm_start if warming else recipe.train
+    factory = TRAINERS.get(name)
+    seed = derive(recipe.seed, "trainer", name) % 2**31
+    return factory, config.load(factory.config_class, {"seed": seed, **values})
+
+
+@dataclass
+class _Tally:
+    """Running success for the progress line."""
+
+    advance: Callable[..., None]
+    scored: int = 0
+    successes: int = 0
+
+    def add(self, trajectory: Trajectory) -> None:
+        self.scored += trajectory.outcome is not None
+        self.successes += trajectory.success
+        self.advance(1, success=self.successes / max(1, self.scored))
+
+
+def _numbers(evaluation: Evaluation, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """What metrics.jsonl keeps of a phase that ran episodes."""
+    turns = [turn for t in trajectories for turn in t.turns]
+    sampled = sum(len(turn.action_ids) for turn in turns if turn.action_ids is not None)
+    entropies = [
+        float(turn.entropy.mean())
+        for turn in turns
+        if turn.entropy is not None and len(turn.entropy)
+    ]
+    return {
+        "success": evaluation.mean,
+        "success_low": evaluation.low,
+        "success_high": evaluation.high,
+        "episodes": float(len(trajectories)),
+        "unscored": float(sum(t.outcome is None for t in trajectories)),
+        "broken_attempts": float(sum(t.attempt for t in trajectories)),
+        "turns": float(len(turns)),
+        "unparsed_share": sum(not t.parsed for t in turns) / max(1, len(turns)),
+        "failed_share": sum(t.parsed and bool(t.action_error) for t in turns) / max(1, len(turns)),
+        "action_tokens": float(sampled),
+        **({"entropy": sum(entropies) / len(entropies)} if entropies else {}),
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def load_run_model(folder: Path) -> Path:
+    """The folder of a run's model, for `agentgym eval`.
+
+    Raises:
+        TrainingError: the run has not finished.
+    """
+    model = folder / MODEL
+    if not model.is_dir():
+        raise TrainingError(f"{folder} has no finished model; go on with `agentgym train --resume`")
+    return model

@@ -1,0 +1,57 @@
+"""Environments: one folder a domain, one file an environment. Registers ids as strings only."""
+
+from typing import Any
+
+import gymnasium as gym
+
+from agentgym.environments.web.miniwob_tasks import TASKS as _MINIWOB_TASKS
+from agentgym.registry import BENCHMARKS
+
+if __name__ != "agentgym.environments":
+    raise ImportError("import agentgym.environments, not the bare folder name 'environments'")
+
+_TEXTWORLD_STEPS = {
+    "coin_collector": 50,
+    "cooking": 100,
+    "custom": 50,
+    "simple": 50,
+    "treasure_hunter": 50,
+}
+
+
+def register() -> None:
+    """Register every environment id with Gymnasium; imports no environment, may be called again."""
+    _register_miniwob()
+    _register_textworld()
+    _register_benchmarks()
+
+
+def _register(id: str, **spec: Any) -> None:
+    if id not in gym.registry:  # Gymnasium warns when an id is given twice
+        gym.register(id=id, **spec)
+
+
+def _register_miniwob() -> None:
+    for task in _MINIWOB_TASKS:
+        _register(
+            id=f"agentgym/miniwob.{task}-v0",
+            entry_point="agentgym.environments.web.miniwob:MiniWobEnv",
+            kwargs={"task": task},
+            max_episode_steps=10,
+        )
+
+
+def _register_textworld() -> None:
+    for game, steps in _TEXTWORLD_STEPS.items():
+        _register(
+            id=f"agentgym/textworld.{game}-v0",
+            entry_point="agentgym.environments.text.textworld:TextWorldEnv",
+            kwargs={"game": game},
+            max_episode_steps=steps,
+        )
+
+
+def _register_benchmarks() -> None:
+    BENCHMARKS.register(
+        "environment", "agentgym.environments.benchmark:environment", "steps and resets"
+    )

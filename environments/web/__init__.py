@@ -1,0 +1,1 @@
+"""Web environments, in real headless Chromium."""

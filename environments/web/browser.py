@@ -1,0 +1,284 @@
+"""One Chromium per process, many pages: asynchronous inside, synchronous and bounded outside.
+
+A daemon thread runs a private asyncio loop with Playwright on it. Everything that touches a page is
+a coroutine on that loop; `Page.run` hands one over and waits with a deadline, from any thread, in
+notebooks and inside other event loops. Playwright owns the browser's life; pages are driven below
+it, through one CDP session each.
+"""
+
+import asyncio
+import atexit
+import concurrent.futures
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import threading
+import weakref
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentgym import paths
+from agentgym.environments.web.page import CLOSE_TIMEOUT_S, Page, one_line
+from agentgym.errors import BrowserError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser as Chromium
+    from playwright.async_api import Playwright
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 120.0
+_PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+_FLAGS = (
+    "--disable-frame-rate-limit",  # with the next: pictures when asked for, not every 33 ms
+    "--disable-gpu-vsync",
+    "--disable-smooth-scrolling",
+    "--font-render-hinting=none",
+    "--disable-lcd-text",
+)
+
+
+class Browser:
+    """The process's Chromium and the loop that drives it. Use `Browser.shared`.
+
+    Any number of environments share it, each with pages of its own. If Chromium ends, whoever ends
+    it, every page it held raises `BrowserError` at once and the next `page` starts a new one.
+    """
+
+    _shared: "Browser | None" = None
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self.pid = 0
+        """Process id of Chromium's main process; 0 if none runs."""
+        self.owner = os.getpid()
+        """The process that may use this object: threads do not survive a fork."""
+        self._pages: weakref.WeakSet[Page] = weakref.WeakSet()
+        self._playwright: Playwright | None = None
+        self._chromium: Chromium | None = None
+        self._starting = asyncio.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="agentgym-browser", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def shared(cls) -> "Browser":
+        """The one of this process; Chromium itself starts with the first `page`.
+
+        Raises:
+            MissingDependencyError: Playwright is not installed.
+        """
+        if importlib.util.find_spec("playwright") is None:
+            raise MissingDependencyError("playwright is not installed; run pip install -e '.[web]'")
+        with cls._lock:
+            if cls._shared is None or not cls._shared.alive:
+                cls._shared = cls()
+            return cls._shared
+
+    def page(self, *, size: tuple[int, int], init_script: str = "", offline: bool = False) -> Page:
+        """A page in a context of its own; starts Chromium if it does not run.
+
+        Args:
+            size: (width, height) of the viewport in CSS pixels.
+            init_script: runs in the page's own world before any of its scripts.
+            offline: the page has no network.
+
+        Raises:
+            BrowserError: Chromium does not start or does not answer.
+            MissingDependencyError: there is no Chromium.
+        """
+        return self.run(self._open(size, init_script, offline), START_TIMEOUT_S)
+
+    @property
+    def alive(self) -> bool:
+        """False once it is closed, and in a forked child."""
+        return self.owner == os.getpid() and not self._loop.is_closed()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Run a coroutine on the browser's loop and wait for it.
+
+        Raises:
+            BrowserError: it did not finish in time, or this browser is of another process.
+        """
+        if not self.alive:
+            coroutine.close()
+            raise BrowserError("the page's browser is gone (closed, or left behind by a fork)")
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("called from the browser's own loop; await the coroutine instead")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout_s)
+        except concurrent.futures.TimeoutError:
+            raise BrowserError(f"the browser did not answer within {timeout_s:g} s") from None
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Stop Chromium, Playwright and the thread; may be called twice."""
+        if not self.alive:
+            return
+        try:
+            self.run(self._stop(), CLOSE_TIMEOUT_S)
+        except Exception as error:  # what is still there is killed instead
+            logger.debug("Chromium did not close cleanly: %r", error)
+            self.kill()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End Chromium at once, as a crash would."""
+        if self.pid:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                logger.debug("Chromium (process %d) had already ended", self.pid)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    async def _open(self, size: tuple[int, int], init_script: str, offline: bool) -> Page:
+        from playwright.async_api import Error
+
+        for attempt in (1, 2):
+            chromium = await self._running()
+            try:
+                return await self._open_in(chromium, size, init_script, offline)
+            except Error as error:
+                # Chromium's end is noticed a little later here than by its pages: once more.
+                if attempt == 2 or "closed" not in str(error):
+                    why = f"Chromium could not open a page: {one_line(error)}"
+                    raise BrowserError(why) from error
+            if self._chromium is chromium:
+                self._chromium = None
+        raise AssertionError("unreachable")
+
+    async def _open_in(
+        self, chromium: "Chromium", size: tuple[int, int], init_script: str, offline: bool
+    ) -> Page:
+        context = await chromium.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            device_scale_factor=1,
+            locale="en-US",
+            timezone_id="UTC",
+            reduced_motion="reduce",
+            accept_downloads=False,
+            service_workers="block",
+            offline=offline,
+        )
+        page = await Page.open(self, context, size, init_script)
+        self._pages.add(page)
+        return page
+
+    async def _running(self) -> "Chromium":
+        async with self._starting:
+            if self._chromium is None or not self._chromium.is_connected():
+                self._chromium = await self._start()
+            return self._chromium
+
+    async def _start(self) -> "Chromium":
+        from playwright.async_api import Error, async_playwright
+
+        for new in (self._playwright is None, True):
+            if self._playwright is None or new:
+                self._playwright = await async_playwright().start()
+            try:
+                chromium = await _launch(self._playwright)
+                session = await chromium.new_browser_cdp_session()
+                processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
+                break
+            except Error as error:
+                if new or "closed" not in str(error):  # else Playwright's own process has ended
+                    raise BrowserError(f"Chromium does not start: {one_line(error)}") from error
+        pid = next(p["id"] for p in processes if p["type"] == "browser")
+        chromium.on("disconnected", lambda _: self._ended(pid))
+        self.pid = pid
+        return chromium
+
+    def _ended(self, pid: int) -> None:
+        if self.pid != pid:  # another one runs already; its pages are fine
+            return
+        self.pid = 0
+        for page in list(self._pages):
+            page.give_up("Chromium ended")
+
+    async def _stop(self) -> None:
+        if self._chromium is not None:
+            await self._chromium.close()
+        if self._playwright is not None:
+            await self._playwright.stop()
+        self._chromium = self._playwright = None
+
+
+async def _launch(playwright: "Playwright") -> "Chromium":
+    """The first Chromium that there is.
+
+    Raises:
+        MissingDependencyError: there is none.
+        playwright.async_api.Error: it is there and does not start.
+    """
+    from playwright.async_api import Error
+
+    for program in programs():
+        try:
+            return await playwright.chromium.launch(
+                executable_path=program,
+                args=list(_FLAGS),
+                handle_sigint=False,  # Ctrl-C is this process's to handle; `close` stops Chromium
+                handle_sigterm=False,
+                handle_sighup=False,
+                timeout=START_TIMEOUT_S * 1000,
+            )
+        except Error as error:
+            if program is not None or "Executable doesn't exist" not in str(error):
+                raise
+    raise MissingDependencyError(
+        "no Chromium found; run `playwright install chromium` or "
+        "`apt-get install chromium-headless-shell`, or set AGENTGYM_CHROMIUM to a program"
+    )
+
+
+def programs() -> Iterator[str | None]:
+    """Chromium programs to try, in order; `None` is Playwright's own download.
+
+    Raises:
+        MissingDependencyError: the one that the user named is not there.
+    """
+    asked = paths.chromium()
+    if asked is not None:
+        found = shutil.which(asked)
+        if found is None:
+            raise MissingDependencyError(
+                f"AGENTGYM_CHROMIUM is {asked!r}, which is not a program; "
+                "set it to the path of a Chromium, or unset it"
+            )
+        yield found
+        return
+    yield None
+    yield from filter(None, map(shutil.which, _PROGRAMS))
+
+
+_inherited: list[Browser] = []  # kept alive: their loops still belong to the parent
+
+
+def _after_fork() -> None:
+    if Browser._shared is not None:
+        _inherited.append(Browser._shared)
+    Browser._shared = None
+    Browser._lock = threading.Lock()
+
+
+def _at_exit() -> None:
+    if Browser._shared is not None:
+        Browser._shared.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -1,0 +1,397 @@
+"""agentgym/miniwob.<task>-v0: the MiniWoB++ pages in real headless Chromium, offline."""
+
+import importlib.util
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from agentgym.actions import SYNTAXES, ActionCall, Reading
+from agentgym.core import AgentEnv
+from agentgym.environments.web.actions import (
+    ALL_ACTIONS,
+    action_set,
+    perform,
+    rest_mouse,
+    sample_call,
+)
+from agentgym.environments.web.browser import Browser
+from agentgym.environments.web.miniwob_tasks import RESTARTABLE, TASKS
+from agentgym.environments.web.page import Page, image_of, script
+from agentgym.environments.web.text import render
+from agentgym.environments.web.view import PageView
+from agentgym.errors import (
+    BrowserError,
+    ConfigError,
+    EpisodeOverError,
+    MissingDependencyError,
+    UnknownNameError,
+)
+from agentgym.spaces import ActionText, observation_space
+from agentgym.types import Observation
+
+RewardKind = Literal["raw", "original", "binary", "thresholded", "browsergym"]
+WIDTH, HEIGHT = 332, 214
+"""The viewport in CSS pixels: BrowserGym's, so that pages are laid out the same."""
+STEP_MS = 1000
+"""Virtual time that passes with each action."""
+_NO_TIME_LIMIT_MS = 1_000_000_000
+_SLICE_MS = 100  # animations are drawn this often while time passes
+_OURS = "#reward-display, #sync-task-cover, #click-canvas, #query"
+_HIDE_OURS = """(() => {
+  const sheet = new CSSStyleSheet();
+  const ours = "#reward-display, #sync-task-cover, #click-canvas";
+  sheet.replaceSync(ours + "{ display: none !important }");
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+})();"""
+_CLOCK = 'window[Symbol.for("agentgym")]'
+_RESTART = (
+    "document.activeElement?.blur(); if (core.EP_TIMER !== null) core.endEpisode(0);"
+    f"{_CLOCK}.rewind()"
+)
+_STATE = "[WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL, WOB_REWARD_GLOBAL, WOB_REWARD_REASON]"
+
+
+class MiniWobEnv(AgentEnv):
+    """One MiniWoB++ page.
+
+    ## Description
+    A small web task from MiniWoB++ (https://miniwob.farama.org): the goal is one sentence, the page
+    is generated from the seed, and the page itself gives the reward. The pages are files of the
+    `miniwob` package; no network and no server is used. Time is virtual: it stands still while the
+    agent thinks and `STEP_MS` pass with each action, so that pages with timers and animations are
+    as repeatable as the others.
+
+    ## Action Space
+    Text with one call, see `agentgym.environments.web.actions`; elements are named by their id.
+
+    ## Observation Space
+    `goal` in words; `text`, one line per element, ``[id] role "name" value="..." states``; `error`
+    about the last action; `image`, (214, 332, 3), if made with ``images=True``.
+
+    ## Rewards
+    0 until the page ends the episode, then by the argument `reward`: ``raw`` the page's own in
+    [-1, 1]; ``original`` scaled by the (virtual) time left, with the page's own time limit;
+    ``binary`` 1 if the raw reward is 1, else -1; ``thresholded`` 1 if it is at least `threshold`,
+    else -1; ``browsergym`` 1 if it is positive, else 0. ``info["success"]`` is a positive raw
+    reward, whatever `reward` is.
+
+    ## Starting State
+    The page for ``RandomState(seed).randint(1_000_000)``, as in BrowserGym.
+
+    ## Episode End
+    Terminated when the page gives its reward, or when the agent leaves the page (raw reward -1).
+    Truncated after 10 steps (`max_episode_steps`).
+
+    ## Arguments
+    See `__init__`. `reset` takes the option ``page_seed``, the page's seed itself, in [0, 10**6).
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        reward: RewardKind = "raw",
+        threshold: float = 0.5,
+        images: bool = False,
+        render_mode: str | None = None,
+        actions: Sequence[str] = ALL_ACTIONS,
+        action_syntax: str = "python",
+        data_mode: str = "default",
+        max_chars: int = 4000,
+        coordinates: bool = False,
+        oracle_thoughts: bool = True,
+    ) -> None:
+        """Set up; Chromium starts with the first `reset`.
+
+        Args:
+            task: one of `miniwob_tasks.TASKS`.
+            reward: how the page's reward is given, see above.
+            threshold: for ``reward="thresholded"``.
+            images: observations carry a picture.
+            render_mode: ``rgb_array``, ``ansi`` or nothing.
+            actions: names of the actions to offer, out of `actions.ALL_ACTIONS`.
+            action_syntax: one of `agentgym.actions.SYNTAXES`.
+            data_mode: ``default``, ``train`` or ``test``; some pages have different texts for them.
+            max_chars: of the observation's text.
+            coordinates: lines tell where each element is, ``@x,y`` in pixels.
+            oracle_thoughts: `oracle_action` gives a line of thought before the call.
+
+        Raises:
+            UnknownNameError: there is no such task or action.
+            ConfigError: another argument is wrong.
+            MissingDependencyError: the `miniwob` package is not installed.
+        """
+        if task not in TASKS:
+            raise UnknownNameError("MiniWoB task", task, TASKS)
+        _check("reward", reward, get_args(RewardKind))
+        _check("action_syntax", action_syntax, SYNTAXES)
+        _check("data_mode", data_mode, ("default", "train", "test"))
+        _check("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        if max_chars < 100:
+            raise ConfigError(f"max_chars must be at least 100, got {max_chars!r}")
+        self.task = task
+        self.reward = reward
+        self.threshold = threshold
+        self.images = images
+        self.render_mode = render_mode
+        self.action_set = action_set(actions)
+        self.action_syntax = action_syntax
+        self.data_mode = data_mode
+        self.max_chars = max_chars
+        self.coordinates = coordinates
+        self.oracle_thoughts = oracle_thoughts
+        self.observation_space = observation_space(image_size=(HEIGHT, WIDTH) if images else None)
+        self.action_space = ActionText(self.action_set, action_syntax, sampler=self._sample)
+        self.diagnostics: dict[str, Any] = {}
+        self.view = PageView(())
+        """What the page showed last."""
+        self.goal = ""
+        file = html_folder() / "miniwob" / f"{task}.html"
+        self._url = file.as_uri()
+        self._hover_styles = _has_hover_styles(file)
+        self._page: Page | None = None
+        self._clean = False  # the page is loaded and may be restarted
+        self._running = False
+        self._history: list[ActionCall] = []
+        self._memory: dict[str, Any] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            BrowserError: Chromium failed.
+            ConfigError: an option is unknown or wrong.
+        """
+        super().reset(seed=seed)
+        page_seed = self._page_seed(seed, options or {})
+        started = time.perf_counter()
+        self._running = False
+        if self._page is not None and (self._page.failure or not self._page.browser.alive):
+            self.close()
+        if self._page is None:
+            init = "".join(script(name) for name in ("clock.js", "listeners.js"))
+            self._page = Browser.shared().page(
+                size=(WIDTH, HEIGHT), init_script=init + _HIDE_OURS, offline=True
+            )
+            self._page.hover_styles = self._hover_styles
+            self._clean = False
+        restart = self._clean and self.task in RESTARTABLE
+        self._clean = False
+        self._history, self._memory = [], {}
+        self.goal = self._page.run(self._start(self._page, page_seed, restart))
+        self._clean = self._running = True
+        self.diagnostics = {"reset_s": time.perf_counter() - started, "restarted": restart}
+        return self._observation(""), {"page_seed": page_seed}
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Carry out the call that the text holds, and let time pass.
+
+        Raises:
+            BrowserError: Chromium failed: the episode is over, and not by the agent's fault.
+            EpisodeOverError: the episode has ended, or none has begun.
+        """
+        page = self._live_page()
+        started = time.perf_counter()
+        reading = self.action_set.read(action, self.action_syntax)
+        self._running = False  # unless all goes well
+        error, (done, raw, scaled, reason) = page.run(self._act(page, reading))
+        raw, scaled = float(raw or 0), float(scaled or 0)
+        self._running = not done
+        self.diagnostics["step_s"] = time.perf_counter() - started
+        info = reading.info() | {
+            "action_error": reading.error or error,
+            "raw_reward": raw,
+            "reason": reason or "",
+        }
+        if done:
+            info["success"] = raw > 0
+        reward = self._reward(raw, scaled) if done else 0.0
+        return self._observation(info["action_error"]), reward, bool(done), False, info
+
+    def render(self) -> Any:
+        """The page as text (``ansi``) or as an (H, W, 3) picture (``rgb_array``).
+
+        Raises:
+            EpisodeOverError: there has been no `reset`.
+        """
+        if self.render_mode is None:
+            return None
+        if self._page is None:
+            raise EpisodeOverError("there is nothing to render; call reset() first")
+        if self.render_mode == "ansi":
+            return f"{self.goal}\n{self._text()}"
+        return image_of(self._page.run(self._page.photograph()), (WIDTH, HEIGHT))
+
+    def close(self) -> None:
+        """Close the page; may be called twice."""
+        self._running = self._clean = False
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    @property
+    def has_oracle(self) -> bool:
+        """True if there is a scripted expert for this task."""
+        from agentgym.environments.web.oracles import ORACLES
+
+        return self.task in ORACLES
+
+    def oracle_action(self) -> str:
+        """The scripted expert's next action, with a thought before it if wanted.
+
+        Raises:
+            NotImplementedError: the task has no oracle.
+            EpisodeOverError: the episode has ended, or none has begun.
+        """
+        from agentgym.environments.web.oracles import ORACLES, OracleContext
+
+        if self.task not in ORACLES:
+            raise NotImplementedError(f"MiniWoB task {self.task!r} has no oracle")
+        page = self._live_page()
+        context = OracleContext(
+            goal=self.goal,
+            view=self.view,
+            history=list(self._history),
+            evaluate=lambda expression: page.run(page.evaluate(expression)),
+            memory=self._memory,
+        )
+        thought, call = ORACLES[self.task](context)
+        text = self.action_set.format(call, self.action_syntax)
+        return f"{thought}\n{text}" if self.oracle_thoughts and thought else text
+
+    # ---- on the browser's loop ---------------------------------------------------------------
+
+    async def _start(self, page: Page, page_seed: int, restart: bool) -> str:
+        """Begin an episode on the page; returns the goal."""
+        await rest_mouse(page, WIDTH - 1, HEIGHT - 1)
+        if restart:
+            await page.evaluate(_RESTART)
+        else:
+            await page.navigate(self._url)
+        limit = "" if self.reward == "original" else f"core.EPISODE_MAX_TIME = {_NO_TIME_LIMIT_MS};"
+        utterance = await page.evaluate(
+            f"WOB_DATA_MODE = {json.dumps(self.data_mode)}; {limit}"
+            f"Math.seedrandom({page_seed}); core.startEpisodeReal();"
+            f"{_CLOCK}.settle({json.dumps(self._hover_styles)}).then(() => core.getUtterance())"
+        )
+        await page.ask(f"agentgym.reset({json.dumps(_OURS)})")
+        await self._look(page)
+        return utterance if isinstance(utterance, str) else str(utterance["utterance"])
+
+    async def _act(self, page: Page, reading: Reading) -> tuple[str, list[Any]]:
+        """Carry out a call; returns what was wrong with it, and the page's own state."""
+        error, ms = "", float(STEP_MS)
+        if reading.call is not None:
+            error = await perform(page, reading.call, self.view)
+            if not error:
+                self._history.append(reading.call)
+            if reading.call.name == "wait" and not error:
+                ms = reading.call.arguments["seconds"] * 1000
+        if not page.left_for:
+            passing = f"{_CLOCK}.advance({ms}, {_SLICE_MS}, {json.dumps(self._hover_styles)})"
+            try:
+                state: list[Any] = await page.evaluate(f"{passing}.then(() => {_STATE})")
+            except BrowserError:
+                if not page.left_for:
+                    raise
+        if page.left_for:
+            self._clean = False
+            self.view = PageView((), url=page.left_for, image=self.view.image)
+            return error, [True, -1.0, -1.0, "left the page"]
+        await self._look(page)
+        return error, state
+
+    async def _look(self, page: Page) -> None:
+        view = await page.look()
+        if self.images:
+            view = replace(view, image=image_of(await page.photograph(), (WIDTH, HEIGHT)))
+        self.view = view
+
+    # ---- parts -------------------------------------------------------------------------------
+
+    def _live_page(self) -> Page:
+        if not self._running or self._page is None:
+            raise EpisodeOverError("the episode is over, or none has begun; call reset()")
+        return self._page
+
+    def _page_seed(self, seed: int | None, options: dict[str, Any]) -> int:
+        unknown = sorted(set(options) - {"page_seed"})
+        if unknown:
+            raise ConfigError(f"unknown reset options {unknown!r}; MiniWoB knows 'page_seed'")
+        if "page_seed" in options:
+            page_seed = options["page_seed"]
+            if not isinstance(page_seed, int) or not 0 <= page_seed < 1_000_000:
+                raise ConfigError(f"page_seed must be an integer in [0, 10**6), got {page_seed!r}")
+            return page_seed
+        if seed is None:
+            seed = int(self.np_random.integers(2**32))
+        return int(np.random.RandomState(seed % 2**32).randint(0, 1_000_000))
+
+    def _reward(self, raw: float, scaled: float) -> float:
+        match self.reward:
+            case "original":
+                return scaled
+            case "binary":
+                return 1.0 if raw == 1.0 else -1.0
+            case "thresholded":
+                return 1.0 if raw >= self.threshold else -1.0
+            case "browsergym":
+                return float(raw > 0)
+        return raw
+
+    def _text(self) -> str:
+        return render(self.view, self.max_chars, coordinates=self.coordinates)
+
+    def _observation(self, error: str) -> Observation:
+        observation = Observation(goal=self.goal, text=self._text(), error=error)
+        if self.view.image is not None:
+            observation["image"] = self.view.image
+        return observation
+
+    def _sample(self, rng: np.random.Generator) -> str:
+        call = sample_call(self.action_set, self.view, rng, words=self.goal.split())
+        return self.action_set.format(call, self.action_syntax)
+
+
+def html_folder() -> Path:
+    """The `html` folder of the installed `miniwob` package, which is not imported.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("miniwob")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError("miniwob is not installed; run pip install -e '.[web]'")
+    return Path(next(iter(spec.submodule_search_locations))) / "html"
+
+
+@cache
+def _has_hover_styles(file: Path) -> bool:
+    """Whether a page has styles for what is under the mouse.
+
+    Chromium finds out what is under a resting mouse with its next frame, so that each look must
+    wait for one. (Pages that listen to the mouse are known to `listeners.js`.)
+    """
+    html = file.read_text(encoding="utf-8")
+    sheets = re.findall(r'href="([^"]+\.css)"', html)
+    texts = [html, *((file.parent / s).read_text(encoding="utf-8") for s in sheets)]
+    return any(":hover" in text for text in texts)
+
+
+def _check(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {list(allowed)}, got {value!r}")

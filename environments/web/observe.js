@@ -1,0 +1,592 @@
+// One look at the page, from an isolated world: reads the DOM, never writes to it. Also finds the
+// point to click, and prepares fields for typing.
+(() => {
+  "use strict";
+  const MAX_NAME = 300;
+  const MAX_VALUE = 2000;
+  const MAX_ELEMENTS = 5000;
+
+  const SKIPPED = new Set(["script", "style", "noscript", "template", "head", "link", "meta", "datalist"]);
+  const SHAPES = new Set([
+    "circle", "ellipse", "rect", "polygon", "polyline", "path", "line", "text", "image", "use",
+  ]);
+  const TAG_ROLES = {
+    a: "link", button: "button", textarea: "textbox", summary: "button", img: "image",
+    canvas: "drawing", svg: "drawing",
+  };
+  const INPUT_ROLES = {
+    button: "button", submit: "button", reset: "button", image: "button", checkbox: "checkbox",
+    radio: "radio", range: "slider", number: "spinbutton", search: "searchbox", file: "file",
+    color: "color", date: "date", time: "time", month: "month", week: "week",
+    "datetime-local": "datetime",
+  };
+  // ARIA roles of things that can be acted on; other roles only give structure.
+  const ACTIVE_ROLES = new Set([
+    "button", "link", "checkbox", "radio", "textbox", "searchbox", "combobox", "slider", "spinbutton",
+    "switch", "tab", "treeitem", "option", "menuitem", "menuitemcheckbox", "menuitemradio",
+  ]);
+  const NO_VALUE = new Set(["checkbox", "radio", "button", "submit", "reset", "image"]);
+  const SELECTED_CLASSES = new Set(["active", "selected", "checked", "clicked", "ui-selected", "ui-state-active"]);
+  const STYLING_CLASS = /^ui-(button|state|corner|widget|icon|helper|slider-handle)\b/;
+  // What jQuery UI can drag, though its listener is on the list around it.
+  const DRAGGED = ".ui-sortable-handle, .ui-draggable-handle, .ui-selectee";
+  const LISTS = new Set(["ul", "ol", "menu", "table", "tbody", "thead", "tr", "form", "body"]);
+  const KEPT_ATTRIBUTES = [
+    "id", "class", "name", "type", "placeholder", "title", "href", "alt", "value", "style", "fill", "stroke",
+    "data-index", "data-color", "data-result", "cx", "cy", "r", "x", "y", "x1", "y1", "x2", "y2",
+    "width", "height", "points", "font-size", "min", "max",
+  ];
+  const COLORS = {
+    black: [0, 0, 0], white: [255, 255, 255], gray: [128, 128, 128], red: [255, 0, 0],
+    green: [0, 128, 0], lime: [0, 255, 0], blue: [0, 0, 255], yellow: [255, 255, 0],
+    orange: [255, 165, 0], purple: [128, 0, 128], magenta: [255, 0, 255], aqua: [0, 255, 255],
+    pink: [255, 192, 203], brown: [165, 42, 42],
+  };
+
+  const HUES = [
+    [15, "red"], [45, "orange"], [70, "yellow"], [165, "green"], [200, "aqua"], [255, "blue"],
+    [290, "purple"], [345, "pink"], [361, "red"],
+  ]; // hue in degrees, exclusive upper bound
+
+  let ids = new WeakMap(); // element -> id
+  let byId = new Map(); // id -> WeakRef of the element
+  let hidden = ""; // selector of what is never shown
+
+  const squash = (text) => (text || "").replace(/\s+/g, " ").trim().slice(0, MAX_NAME);
+  const isField = (tag) => tag === "input" || tag === "select" || tag === "textarea";
+  const isEditor = (element) =>
+    element.isContentEditable && !element.parentElement?.isContentEditable;
+  const round = (v) => Math.round(v * 10) / 10;
+
+  function idOf(element) {
+    let id = ids.get(element);
+    if (id === undefined) {
+      id = String(byId.size + 1);
+      ids.set(element, id);
+      byId.set(id, new WeakRef(element));
+    }
+    return id;
+  }
+
+  // ---- names -----------------------------------------------------------------------------------
+
+  // The name that the author wrote, such as "aqua", or else the nearest common one.
+  function colorName(written, computed) {
+    if (/^[a-z]+$/i.test(written || "") && !/^(none|inherit|transparent|currentcolor)$/i.test(written)) {
+      return written.toLowerCase();
+    }
+    const parts = /rgba?\(([\d.]+), ([\d.]+), ([\d.]+)(?:, ([\d.]+))?\)/.exec(computed);
+    if (!parts || Number(parts[4] ?? 1) < 0.1) return "";
+    const rgb = parts.slice(1, 4).map(Number);
+    for (const [name, exact] of Object.entries(COLORS)) {
+      if (exact.every((v, i) => v === rgb[i])) return name;
+    }
+    const [r, g, b] = rgb.map((v) => v / 255);
+    const high = Math.max(r, g, b), low = Math.min(r, g, b), range = high - low;
+    const light = (high + low) / 2;
+    if (range < 0.12) return light < 0.2 ? "black" : light > 0.9 ? "white" : "gray";
+    const sixth =
+      high === r ? (g - b) / range : high === g ? 2 + (b - r) / range : 4 + (r - g) / range;
+    const hue = (sixth * 60 + 360) % 360;
+    const name = HUES.find(([below]) => hue < below)[1];
+    return light < 0.3 ? `dark ${name}` : light > 0.75 ? `light ${name}` : name;
+  }
+
+  function roleOf(element, tag) {
+    const role = element.getAttribute("role");
+    if (role && role !== "presentation" && role !== "none") return role.split(" ")[0];
+    if (tag === "input") return INPUT_ROLES[element.type] || "textbox";
+    if (tag === "select") return element.multiple || element.size > 1 ? "listbox" : "combobox";
+    if (TAG_ROLES[tag]) return TAG_ROLES[tag];
+    if (element.classList.contains("ui-slider-handle")) return "slider";
+    return isEditor(element) ? "textbox" : "";
+  }
+
+  // Labels that name a field, and so need no line of their own.
+  function labelsOf(element) {
+    if (element.labels?.length) return [...element.labels];
+    const before = element.previousElementSibling;
+    return before?.localName === "label" && !before.htmlFor ? [before] : [];
+  }
+
+  function byReference(element) {
+    const named = (element.getAttribute("aria-labelledby") || "").split(/\s+/);
+    return named.map((id) => (id ? document.getElementById(id)?.textContent : "")).join(" ");
+  }
+
+  function fieldName(element) {
+    if (element.localName === "input" && ["button", "submit", "reset"].includes(element.type)) {
+      return squash(element.value || element.getAttribute("aria-label") || element.type);
+    }
+    return (
+      squash(element.getAttribute("aria-label")) || squash(byReference(element)) ||
+      squash(labelsOf(element).map((label) => label.textContent).join(" ")) ||
+      squash(element.placeholder || element.title || element.getAttribute("alt")) || ""
+    );
+  }
+
+  function shapeName(element, tag, style, rect) {
+    const fill = colorName(element.getAttribute("fill"), style.fill);
+    const stroke = colorName(element.getAttribute("stroke"), style.stroke);
+    const color = tag === "line" || tag === "polyline" ? stroke || fill : fill || stroke;
+    const text = tag === "text" ? squash(element.textContent) : "";
+    const [w, h] = [Math.round(rect.width), Math.round(rect.height)];
+    const size = tag === "text" ? style.fontSize : Math.abs(w - h) < 2 ? `${w}px` : `${w}x${h}px`;
+    return [text, color, size].filter(Boolean).join(" ");
+  }
+
+  function shapeRole(element, tag) {
+    if (tag === "polygon") {
+      const corners = element.points.numberOfItems;
+      return { 3: "triangle", 4: "quadrilateral" }[corners] || `polygon-${corners}`;
+    }
+    if (tag === "text") {
+      const text = squash(element.textContent);
+      return /^\d$/.test(text) ? "digit" : text.length === 1 ? "letter" : "label";
+    }
+    return { rect: "rectangle", use: "shape" }[tag] || tag;
+  }
+
+  // For an element without any text: its picture's text, its colour, or the author's word for it.
+  function bareName(element, style) {
+    const image = element.localName === "img" ? element : element.querySelector("img");
+    const told = squash(
+      element.getAttribute("aria-label") || byReference(element) || element.title || image?.alt
+    );
+    if (told) return told;
+    const color = colorName(element.style.backgroundColor, style.backgroundColor);
+    const chosen = color === element.style.backgroundColor; // a word, so the author meant it
+    if (color && (chosen || (color !== "white" && color !== "gray"))) return color;
+    const file = image ? (image.getAttribute("src") || "").split("/").pop().split(".")[0] : "";
+    const classes = [...element.classList].filter((c) => !STYLING_CLASS.test(c));
+    const word = file || classes.find((c) => !c.startsWith("ui-")) || classes.pop() || element.id || (element.classList.length ? "" : color);
+    return squash(word.replace(/^ui-/, "").replace(/[-_]+/g, " "));
+  }
+
+  // ---- one element ------------------------------------------------------------------------------
+
+  function isActive(element, tag, role, style, parentStyle, listening) {
+    if (isField(tag) || tag === "button" || tag === "a" || tag === "summary" || tag === "canvas") return true;
+    if (ACTIVE_ROLES.has(role)) return true;
+    if (role && role !== "image" && role !== "drawing") return false;
+    if (element.hasAttribute("onclick")) return true;
+    if (element.hasAttribute("tabindex") && element.tabIndex >= 0) return true;
+    if (style.cursor === "pointer" && parentStyle?.cursor !== "pointer" && tag !== "label") return true;
+    if (element.matches(DRAGGED)) return true;
+    // A list listens for its items, a box for what is in it.
+    if (tag === "li" && listening.has(element.parentElement)) return true;
+    return listening.has(element) && !LISTS.has(tag);
+  }
+
+  function statesOf(element, tag) {
+    const states = [];
+    const aria = (name) => element.getAttribute(`aria-${name}`);
+    if (element === document.activeElement && element !== document.body) states.push("focused");
+    if (element.checked === true || aria("checked") === "true") states.push("checked");
+    if (element.disabled === true || aria("disabled") === "true") states.push("disabled");
+    if (element.readOnly === true && isField(tag)) states.push("readonly");
+    if (tag === "textarea") states.push("multiline");
+    if (aria("selected") === "true" || [...element.classList].some((c) => SELECTED_CLASSES.has(c))) {
+      states.push("selected");
+    }
+    if (aria("expanded")) states.push(aria("expanded") === "true" ? "expanded" : "collapsed");
+    return states;
+  }
+
+  function valueOf(element, tag) {
+    if (tag === "select") return squash([...element.selectedOptions].map((o) => o.label).join(", "));
+    if (tag === "textarea") return element.value.slice(0, MAX_VALUE);
+    if (isEditor(element)) return squash(element.innerText);
+    if (tag !== "input") return "";
+    if (NO_VALUE.has(element.type)) return "";
+    if (element.type === "password") return "*".repeat(Math.min(element.value.length, 40));
+    return element.value.slice(0, MAX_VALUE);
+  }
+
+  function attributesOf(element) {
+    const kept = [];
+    for (const key of KEPT_ATTRIBUTES) {
+      const value = element.getAttribute(key);
+      if (value) kept.push([key, value.slice(0, MAX_NAME)]);
+    }
+    return kept;
+  }
+
+  // ---- geometry -----------------------------------------------------------------------------------
+
+  const EVERYWHERE = { left: -1e9, top: -1e9, right: 1e9, bottom: 1e9 };
+  const meet = (a, b) => ({
+    left: Math.max(a.left, b.left), top: Math.max(a.top, b.top),
+    right: Math.min(a.right, b.right), bottom: Math.min(a.bottom, b.bottom),
+  });
+  const overlaps = (a, b) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  // Lines have no width or height of their own, yet can be seen.
+  const solid = (r) => ({
+    left: r.left, top: r.top, right: Math.max(r.right, r.left + 1), bottom: Math.max(r.bottom, r.top + 1),
+  });
+
+  // Whether any of it can be seen, possibly after scrolling.
+  function canShow(rect, space) {
+    if (rect.width === 0 && rect.height === 0) return false;
+    const r = solid(rect);
+    if (!overlaps(r, space.cut)) return false;
+    // Left of or above the page's start nobody can scroll: where pages hide things.
+    return space.inner || (r.right + scrollX > 0 && r.bottom + scrollY > 0);
+  }
+
+  // What an element cuts off its content: for good (`cut`) or until scrolled (`port`).
+  function clipped(space, element, style) {
+    if (element === document.body || element === document.documentElement) return space;
+    const over = style.overflow;
+    let { cut, port, inner } = space;
+    if (over !== "visible") {
+      const rect = element.getBoundingClientRect();
+      if (/auto|scroll/.test(over)) [port, inner] = [meet(port, rect), true];
+      else cut = meet(cut, rect);
+    }
+    const positioned = style.position !== "static";
+    return {
+      cut, port, inner,
+      absCut: positioned ? cut : space.absCut,
+      absPort: positioned ? port : space.absPort,
+    };
+  }
+
+  // ---- the look -----------------------------------------------------------------------------------
+
+  function listeningElements() {
+    const found = new Set();
+    const collect = (event) => {
+      event.stopImmediatePropagation();
+      found.add(event.target);
+    };
+    window.addEventListener("agentgym:listens", collect, true);
+    document.dispatchEvent(new Event("agentgym:ask"));
+    window.removeEventListener("agentgym:listens", collect, true);
+    return found;
+  }
+
+  class Look {
+    constructor() {
+      this.out = [];
+      this.text = null; // the line of plain text being gathered
+      this.listening = listeningElements();
+      this.labels = new Set();
+      for (const field of document.querySelectorAll("input, select, textarea")) {
+        if (field.checkVisibility({ visibilityProperty: true })) {
+          for (const label of labelsOf(field)) this.labels.add(label);
+        }
+      }
+    }
+
+    flush() {
+      const text = this.text;
+      this.text = null;
+      if (!text) return;
+      const name = squash(text.parts.join("")).replace(/^[|\s]+|[|\s]+$/g, "");
+      if (name) {
+        const b = text.box;
+        const box = [b.left, b.top, b.right - b.left, b.bottom - b.top].map(round);
+        this.out.push(["", "text", name, "", "#text", text.depth, text.states, [], box, []]);
+      }
+    }
+
+    add(element, tag, role, name, depth, rect, space) {
+      const states = statesOf(element, tag);
+      if (!overlaps(solid(rect), space.port)) states.push("offscreen");
+      const options = tag === "select" ? [...element.options].map((o) => squash(o.label)) : [];
+      const box = [rect.x, rect.y, rect.width, rect.height].map(round);
+      const line = [
+        element, role || "clickable", name, valueOf(element, tag), tag, depth, states, options,
+        box, attributesOf(element),
+      ];
+      this.out.push(line);
+      return line;
+    }
+
+    addText(node, owner, depth, space) {
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      const rect = range.getBoundingClientRect();
+      if (rect.width === 0 || rect.height === 0 || !canShow(rect, space)) return;
+      if (owner) {
+        owner.parts.push(node.data);
+        return;
+      }
+      const states = overlaps(rect, space.port) ? [] : ["offscreen"];
+      const box = { left: rect.left, top: rect.top, right: rect.right, bottom: rect.bottom };
+      if (!this.text) this.text = { parts: [], box, depth, states };
+      this.text.parts.push(node.data);
+      const b = this.text.box;
+      this.text.box = {
+        left: Math.min(b.left, box.left), top: Math.min(b.top, box.top),
+        right: Math.max(b.right, box.right), bottom: Math.max(b.bottom, box.bottom),
+      };
+    }
+
+    // `owner` gathers the text inside an element that can be acted on: it is its name.
+    walk(element, depth, parentStyle, space, owner) {
+      const tag = element.localName;
+      if (SKIPPED.has(tag) || this.out.length >= MAX_ELEMENTS) return;
+      if (hidden && element.matches(hidden)) return;
+      const style = getComputedStyle(element);
+      if (style.display === "none") return;
+      if (style.opacity === "0" && !isField(tag)) return;
+      if (style.position === "absolute") space = { ...space, cut: space.absCut, port: space.absPort };
+      if (style.position === "fixed") space = viewSpace();
+      const inline = style.display.startsWith("inline") || style.display === "contents";
+      const cell = style.display === "table-cell";
+      if (!inline && !cell && !owner) this.flush();
+      if (cell && this.text) this.text.parts.push(" | ");
+      if (tag === "br") (owner ? owner.parts : this.text?.parts)?.push(" ");
+
+      let inner = owner;
+      let line = null;
+      const shape = element instanceof SVGElement && SHAPES.has(tag);
+      if (shape && owner) return; // part of an icon
+      const role = roleOf(element, tag);
+      if (
+        style.visibility === "visible" &&
+        (shape ? style.pointerEvents !== "none"
+          : isActive(element, tag, role, style, parentStyle, this.listening))
+      ) {
+        const rect = element.getBoundingClientRect();
+        const seen = canShow(rect, space);
+        if (shape) {
+          if (!seen || (rect.width < 2 && rect.height < 2)) return;
+          this.flush();
+          this.add(element, tag, shapeRole(element, tag), shapeName(element, tag, style, rect), depth, rect, space);
+          return;
+        }
+        if (seen && isField(tag)) {
+          this.flush();
+          this.add(element, tag, role, fieldName(element), depth, rect, space);
+          return;
+        }
+        if (seen && element !== document.body) {
+          this.flush();
+          line = this.add(element, tag, role, "", depth, rect, space);
+          if (role !== "drawing") inner = { parts: [] };
+        }
+      } else if (this.labels.has(element)) {
+        inner = { parts: [] }; // dropped: the field has it as its name
+      }
+      const mark = this.out.length;
+      this.children(element, line ? depth + 1 : depth, style, clipped(space, element, style), inner);
+      if (line) this.name(line, element, style, inner, mark);
+      if (!inline && !cell && !owner) this.flush();
+    }
+
+    // Give a line its name, or take it back if it is only a frame around what can be acted on.
+    name(line, element, style, inner, mark) {
+      const text = isEditor(element) || !inner ? "" : squash(inner.parts.join(""));
+      const nested = this.out.length - mark;
+      const told = squash(element.getAttribute("aria-label")) || text;
+      if (nested && !told) {
+        const only = nested === 1 ? this.out[mark] : null;
+        if (only && ACTIVE_ROLES.has(line[1]) && only[0].getAttribute("tabindex") === "-1") {
+          line[2] = this.out.pop()[2]; // a tab's link: one thing with two elements
+        } else if (!ACTIVE_ROLES.has(line[1])) {
+          this.out.splice(mark - 1, 1);
+        }
+        return;
+      }
+      line[2] = told || bareName(element, style);
+    }
+
+    children(element, depth, style, space, owner) {
+      for (const child of element.childNodes) {
+        if (child.nodeType === Node.ELEMENT_NODE) this.walk(child, depth, style, space, owner);
+        else if (child.nodeType === Node.TEXT_NODE) {
+          if (!child.data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
+          else if (style.visibility === "visible") this.addText(child, owner, depth, space);
+        }
+      }
+    }
+  }
+
+  function viewSpace() {
+    const port = { left: 0, top: 0, right: innerWidth, bottom: innerHeight };
+    return { cut: EVERYWHERE, port, inner: false, absCut: EVERYWHERE, absPort: port };
+  }
+
+  function look() {
+    const view = new Look();
+    if (document.body) view.walk(document.body, 0, null, viewSpace(), null);
+    view.flush();
+    for (const line of view.out) if (line[0]) line[0] = idOf(line[0]);
+    const active = document.activeElement;
+    return {
+      elements: view.out,
+      url: location.href,
+      title: document.title,
+      focused: (active && ids.get(active)) || "",
+    };
+  }
+
+  // ---- acting -------------------------------------------------------------------------------------
+
+  function find(id) {
+    const element = byId.get(id)?.deref();
+    return element?.isConnected ? element : null;
+  }
+
+  function reaches(element, top) {
+    if (!top) return false;
+    return element.contains(top) || top.closest("label")?.control === element;
+  }
+
+  // A point where a click arrives at the element: the middle if possible, else any that does.
+  function pointOn(element) {
+    const rects = [...element.getClientRects()].filter((r) => r.width > 0 || r.height > 0);
+    for (const r of rects.slice(0, 4)) {
+      for (const [fx, fy] of [
+        [0.5, 0.5], [0.5, 0.25], [0.5, 0.75], [0.25, 0.5], [0.75, 0.5], [0.25, 0.25], [0.75, 0.75],
+        [0.25, 0.75], [0.75, 0.25], [0.1, 0.5], [0.9, 0.5], [0.5, 0.1], [0.5, 0.9],
+      ]) {
+        const [x, y] = [r.x + r.width * fx, r.y + r.height * fy];
+        if (reaches(element, document.elementFromPoint(x, y))) return { x, y };
+      }
+    }
+    return null;
+  }
+
+  function locate(id) {
+    const element = find(id);
+    if (!element) return { problem: "gone" };
+    if (element.disabled) return { problem: "disabled" };
+    let point = pointOn(element);
+    if (!point) {
+      element.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+      point = pointOn(element);
+    }
+    if (point) return { ...point, problem: "" };
+    const r = element.getBoundingClientRect();
+    if (!element.checkVisibility({ visibilityProperty: true }) || (r.width === 0 && r.height === 0)) {
+      return { problem: "hidden" };
+    }
+    const [x, y] = [r.x + r.width / 2, r.y + r.height / 2];
+    let top = document.elementFromPoint(x, y);
+    // Without pointer events of its own, a click goes to what is around it: as for a person.
+    if (top?.contains(element)) return { x, y, problem: "" };
+    while (top && !ids.has(top)) top = top.parentElement;
+    return { problem: "covered", by: top ? ids.get(top) : "" };
+  }
+
+  const SET_ONLY = new Set(["date", "time", "month", "week", "datetime-local", "color", "range"]);
+  const NOT_TYPED = new Set(["button", "submit", "reset", "image", "checkbox", "radio", "file", "hidden"]);
+
+  function changed(element) {
+    element.dispatchEvent(new Event("input", { bubbles: true }));
+    element.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  // Focus a field and select what it holds. "" if keys can follow, "done" if the value is set.
+  function startTyping(id, text) {
+    const element = find(id);
+    if (!element) return "gone";
+    if (element.disabled) return "disabled";
+    if (element.readOnly) return "readonly";
+    const tag = element.localName;
+    const field = tag === "textarea" || (tag === "input" && !NOT_TYPED.has(element.type));
+    if (!field && !element.isContentEditable) return "no field";
+    if (!element.checkVisibility({ visibilityProperty: true })) return "hidden";
+    element.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+    element.focus();
+    if (tag === "input" && SET_ONLY.has(element.type)) {
+      const before = element.value;
+      element.value = text;
+      if (element.value !== text) {
+        element.value = before;
+        return "invalid";
+      }
+      changed(element);
+      return "done";
+    }
+    if (field) element.select();
+    else getSelection().selectAllChildren(element);
+    return "";
+  }
+
+  function choose(id, label) {
+    const element = find(id);
+    if (!element) return "gone";
+    if (element.localName !== "select") return "no list";
+    if (element.disabled) return "disabled";
+    if (!element.checkVisibility({ visibilityProperty: true })) return "hidden";
+    const options = [...element.options];
+    const low = (text) => squash(text).toLowerCase();
+    const option =
+      options.find((o) => squash(o.label) === squash(label)) ||
+      options.find((o) => low(o.label) === low(label)) ||
+      options.find((o) => o.value === label);
+    if (!option) return "no option";
+    if (option.disabled) return "disabled";
+    element.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+    element.focus();
+    option.selected = element.multiple ? !option.selected : true;
+    changed(element);
+    return "";
+  }
+
+  function scroll(id, dx, dy) {
+    const start = id ? find(id) : null;
+    if (id && !start) return "gone";
+    const moves = (e) => {
+      const before = [e.scrollLeft, e.scrollTop];
+      const part = (size) => Math.max(20, size * 0.8);
+      e.scrollBy({ left: dx * part(e.clientWidth), top: dy * part(e.clientHeight), behavior: "instant" });
+      return e.scrollLeft !== before[0] || e.scrollTop !== before[1];
+    };
+    for (let e = start || document.scrollingElement; e; e = e.parentElement) if (moves(e)) return "";
+    if (start) return "end";
+    for (const e of document.querySelectorAll("body *")) {
+      const inside = /auto|scroll/.test(getComputedStyle(e).overflow) || e.localName === "textarea";
+      if ((inside || e.localName === "select") && moves(e)) return "";
+    }
+    return "end";
+  }
+
+  function selection() {
+    const a = document.activeElement;
+    if (a && typeof a.selectionStart === "number") return a.value.slice(a.selectionStart, a.selectionEnd);
+    return String(getSelection());
+  }
+
+  // While the mouse drags, Chromium scrolls in real time: what it scrolled is put back afterwards.
+  // Nothing may be selected when it begins, or the selected text would be dragged.
+  let held = [];
+  function holdScroll() {
+    const a = document.activeElement;
+    if (a && typeof a.selectionStart === "number") a.setSelectionRange(a.selectionEnd, a.selectionEnd);
+    getSelection().removeAllRanges();
+    held = [document.scrollingElement, ...document.querySelectorAll("body *")]
+      .filter((e) => e && (e.scrollHeight > e.clientHeight || e.scrollWidth > e.clientWidth))
+      .map((e) => [e, e.scrollLeft, e.scrollTop]);
+  }
+  function restoreScroll() {
+    for (const [e, left, top] of held) {
+      if (e.scrollLeft !== left || e.scrollTop !== top) e.scrollTo({ left, top, behavior: "instant" });
+    }
+    held = [];
+  }
+
+  // One real frame, with layout before it, so that it can tell what is under the mouse.
+  const frame = () =>
+    new Promise((done) => {
+      document.body?.getBoundingClientRect();
+      setTimeout(done, 250); // should no frame come
+      requestAnimationFrame(() => setTimeout(done, 0));
+    });
+
+  globalThis.agentgym = {
+    frame, look, locate, startTyping, choose, scroll, selection, holdScroll, restoreScroll,
+    // A new episode: ids start at 1 again.
+    reset(hide) {
+      ids = new WeakMap();
+      byId = new Map();
+      hidden = hide;
+    },
+  };
+})();

@@ -1,0 +1,326 @@
+"""One page of the shared Chromium: load, look, evaluate, photograph, each with a deadline."""
+
+import asyncio
+import base64
+import inspect
+import io
+import logging
+import time
+from collections.abc import Coroutine
+from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from agentgym.environments.web.view import Element, PageView
+from agentgym.errors import BrowserError
+from agentgym.types import ImageArray
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext, CDPSession
+    from playwright.async_api import Page as PlaywrightPage
+
+    from agentgym.environments.web.browser import Browser
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 5.0
+SETTLE_TIMEOUT_S = 2.0
+_AWAITED = frozenset({"Image", "Font", "Stylesheet", "Script", "XHR", "Fetch"})
+
+
+class Page:
+    """One page in a context of its own.
+
+    Its coroutines run on the browser's loop: pass them to `run`, several calls in one coroutine if
+    they belong together. `run` and `close` are for every thread. Dialogs are dismissed, pop-ups
+    closed, downloads refused.
+    """
+
+    def __init__(
+        self,
+        browser: "Browser",
+        context: "BrowserContext",
+        page: "PlaywrightPage",
+        session: "CDPSession",
+        size: tuple[int, int],
+    ) -> None:
+        self.browser = browser
+        self.playwright = page
+        """Playwright's own page, for oracles and users; only on the browser's loop."""
+        self.session = session
+        """The CDP session of the page."""
+        self.left_for = ""
+        """The address that the page went to without `navigate`; empty if it stayed."""
+        self.size = size
+        """(width, height) of the viewport in CSS pixels."""
+        self.mouse: tuple[float, float] | None = None
+        """Where the mouse is; `None` until it is moved."""
+        self.hover_styles = True
+        """Whether the page looks different under the mouse. If not, clicks need not wait for it."""
+        self.clipboard = ""
+        """What was copied here. Chromium's own clipboard would be shared by all pages."""
+        self._context = context
+        self._world: int | None = None
+        self._navigating = False
+        self._loading: set[str] = set()  # requests on their way that will change the page
+        self._dragged: dict[str, Any] | None = None
+        loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[None] = loop.create_future()
+        self._failure: asyncio.Future[str] = loop.create_future()
+
+    @classmethod
+    async def open(
+        cls,
+        browser: "Browser",
+        context: "BrowserContext",
+        size: tuple[int, int],
+        init_script: str,
+    ) -> "Page":
+        """A page in this context, with its guards set up."""
+        playwright = await context.new_page()
+        session = await context.new_cdp_session(playwright)
+        page = cls(browser, context, playwright, session, size)
+        playwright.on("crash", lambda _: page.give_up("the page's process crashed"))
+        playwright.on("close", lambda _: page.give_up("the page was closed, or Chromium ended"))
+        playwright.on("dialog", lambda dialog: _quietly(dialog.dismiss()))
+        playwright.on("popup", lambda popup: _quietly(popup.close()))
+        session.on("Page.frameNavigated", page._navigated)
+        session.on("Page.loadEventFired", page._load_fired)
+        session.on("Network.requestWillBeSent", page._requested)
+        session.on("Network.loadingFinished", page._arrived)
+        session.on("Network.loadingFailed", page._arrived)
+        session.on("Input.dragIntercepted", page._drag_began)
+        await session.send("Page.enable")
+        await session.send("Input.setInterceptDrags", {"enabled": True})
+        if init_script:
+            script = {"source": init_script}
+            await session.send("Page.addScriptToEvaluateOnNewDocument", script)
+        return page
+
+    # ---- for every thread --------------------------------------------------------------------
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """Run a coroutine that uses this page, and wait for it.
+
+        Raises:
+            BrowserError: the page or Chromium failed, or did not answer in time.
+        """
+        guarded = self._guarded(coroutine, timeout_s)
+        try:
+            return self.browser.run(guarded, timeout_s + CLOSE_TIMEOUT_S)
+        finally:
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()  # it never came to run
+
+    def close(self) -> None:
+        """Close the page and its context; may be called twice, and after Chromium's end."""
+        try:
+            self.browser.run(self._close(), CLOSE_TIMEOUT_S)
+        except BrowserError as error:  # it is gone already, and that is what was asked for
+            logger.debug("a page did not close cleanly: %s", error)
+
+    @property
+    def failure(self) -> str:
+        """Why the page can no longer be used; empty if it can."""
+        if self._failure.done():
+            return self._failure.result()
+        return ""
+
+    def give_up(self, why: str) -> None:
+        """Let whoever waits for the page, now or later, fail; only on the browser's loop."""
+        if not self._failure.done():
+            self._failure.set_result(why)
+
+    # ---- on the browser's loop ---------------------------------------------------------------
+
+    async def navigate(self, url: str) -> None:
+        """Load an address and wait for its load event.
+
+        Raises:
+            BrowserError: nothing could be loaded.
+        """
+        await self.session.send("Network.disable")  # a page load makes many events
+        self._loading.clear()
+        self._loaded = asyncio.get_running_loop().create_future()
+        self._navigating = True
+        answer = await self.session.send("Page.navigate", {"url": url})
+        if answer.get("errorText"):
+            raise BrowserError(f"cannot open {url}: {answer['errorText']}")
+        await self._loaded
+        await self.session.send("Network.enable")
+
+    async def evaluate(self, expression: str, *, world: int | None = None) -> Any:
+        """The JSON value of an expression, by default in the page's own world; awaits promises.
+
+        Raises:
+            BrowserError: the expression threw.
+        """
+        message = {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        if world is not None:
+            message["contextId"] = world
+        answer = await self.session.send("Runtime.evaluate", message)
+        if "exceptionDetails" in answer:
+            details = answer["exceptionDetails"]
+            text = details.get("exception", {}).get("description") or details.get("text", "")
+            raise BrowserError(f"script failed: {text[:500]}")
+        return answer["result"].get("value")
+
+    async def ask(self, expression: str) -> Any:
+        """The value of an expression in our isolated world, where `observe.js` is `agentgym`."""
+        if self._world is None:
+            tree = await self.session.send("Page.getFrameTree")
+            frame = tree["frameTree"]["frame"]["id"]
+            world = {"frameId": frame, "worldName": "agentgym"}
+            made = await self.session.send("Page.createIsolatedWorld", world)
+            await self.evaluate(script("observe.js"), world=made["executionContextId"])
+            self._world = int(made["executionContextId"])
+        return await self.evaluate(expression, world=self._world)
+
+    async def look(self) -> PageView:
+        """The page as it is once what it has asked for is there, without its picture.
+
+        Looking lays the page out, which is what makes it ask for pictures; those are waited for, up
+        to `SETTLE_TIMEOUT_S`.
+        """
+        raw = await self.ask("agentgym.look()")
+        if self._loading:
+            await self.settle()
+            raw = await self.ask("agentgym.look()")
+        return view_of(raw)
+
+    async def settle(self) -> None:
+        """Wait for a frame, and for what the page has asked for."""
+        await self.ask("agentgym.frame()")
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while self._loading and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+            if not self._loading:
+                await self.ask("agentgym.frame()")  # what came may ask for more
+
+    async def dragged(self) -> dict[str, Any] | None:
+        """What a drag of the page's own (HTML5) carries, if the mouse has just begun one."""
+        await self.evaluate("0")  # its event comes before this answer
+        data, self._dragged = self._dragged, None
+        return data
+
+    async def photograph(self) -> bytes:
+        """The viewport as PNG."""
+        options = {"format": "png", "optimizeForSpeed": True}
+        answer = await self.session.send("Page.captureScreenshot", options)
+        return base64.b64decode(answer["data"])
+
+    async def _guarded(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        from playwright.async_api import Error
+
+        task = asyncio.ensure_future(coroutine)
+        try:
+            either: set[asyncio.Future[Any]] = {task, self._failure}
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            self.give_up(f"the page did not answer within {timeout_s:g} s")
+            raise BrowserError(self.failure)
+        except Error as error:
+            raise BrowserError(self.failure or one_line(error)) from error
+        finally:
+            task.cancel()
+
+    async def _close(self) -> None:
+        from playwright.async_api import Error
+
+        self.give_up("the page is closed")
+        try:
+            await self._context.close()
+        except Error as error:
+            logger.debug("a context did not close cleanly: %s", one_line(error))
+
+    def _navigated(self, event: dict[str, Any]) -> None:
+        """A new document in some frame, whoever asked for it."""
+        if event["frame"].get("parentId"):
+            return
+        self._world = None
+        self.left_for = "" if self._navigating else event["frame"]["url"]
+        self._navigating = False
+
+    def _requested(self, event: dict[str, Any]) -> None:
+        if event.get("type") in _AWAITED:
+            self._loading.add(event["requestId"])
+
+    def _arrived(self, event: dict[str, Any]) -> None:
+        self._loading.discard(event["requestId"])
+
+    def _drag_began(self, event: dict[str, Any]) -> None:
+        self._dragged = event["data"]
+
+    def _load_fired(self, _: dict[str, Any]) -> None:
+        if not self._navigating and not self._loaded.done():
+            self._loaded.set_result(None)
+
+
+def view_of(raw: dict[str, Any]) -> PageView:
+    """The records for what `agentgym.look()` returned."""
+    elements = tuple(
+        Element(
+            id=id,
+            role=role,
+            name=name,
+            value=value,
+            tag=tag,
+            depth=depth,
+            states=tuple(states),
+            options=tuple(options),
+            box=(box[0], box[1], box[2], box[3]),
+            attributes=tuple((key, text) for key, text in attributes),
+        )
+        for id, role, name, value, tag, depth, states, options, box, attributes in raw["elements"]
+    )
+    return PageView(elements, raw["url"], raw["title"], raw["focused"])
+
+
+def image_of(png: bytes, size: tuple[int, int]) -> ImageArray:
+    """A PNG's pixels, cut or padded with black to exactly (width, height).
+
+    Returns:
+        (H, W, 3) RGB.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    image = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    height, width = min(size[1], pixels.shape[0]), min(size[0], pixels.shape[1])
+    image[:height, :width] = pixels[:height, :width]
+    return image
+
+
+def script(name: str) -> str:
+    """The text of a script in this folder."""
+    return resources.files("agentgym.environments.web").joinpath(name).read_text(encoding="utf-8")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, not too long."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
+
+
+_background: set[asyncio.Task[Any]] = set()  # the loop itself only keeps weak references
+
+
+def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run something nobody waits for; the page may be gone before it is done."""
+
+    async def attempt() -> None:
+        from playwright.async_api import Error
+
+        try:
+            await coroutine
+        except Error as error:
+            logger.debug("ignored: %s", one_line(error))
+
+    task = asyncio.ensure_future(attempt())
+    _background.add(task)
+    task.add_done_callback(_background.discard)

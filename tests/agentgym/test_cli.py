@@ -1,0 +1,148 @@
+"""The command line, as a user types it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from agentgym import cli
+from agentgym.actions import ActionSet
+from agentgym.core import AgentEnv
+from agentgym.spaces import ActionText, observation_space
+from agentgym.store import TrajectoryStore
+from agentgym.types import Observation
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def say(word: str) -> None:
+    """Say a word."""
+
+
+class Echo(AgentEnv):
+    """Say what is asked; `word` is a keyword so that --env can set it."""
+
+    def __init__(self, word: str = "yes", images: bool = False) -> None:
+        self.word = word
+        self.action_set = ActionSet([say])
+        self.action_space = ActionText(self.action_set)
+        self.observation_space = observation_space()
+
+    @property
+    def has_oracle(self) -> bool:
+        return True
+
+    def oracle_action(self) -> str:
+        return f'say("{self.word}")'
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return self._shown(""), {}
+
+    def _shown(self, error: str) -> Observation:
+        return {"goal": f"Say {self.word}", "text": "[ready]", "error": error}
+
+    def step(self, action: str) -> Any:
+        reading = self.action_set.read(action)
+        won = reading.call is not None and reading.call.arguments["word"] == self.word
+        info = {**reading.info(), "success": won}
+        return self._shown(reading.error), float(won), won, False, info
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _echo() -> None:
+    gym.register(
+        "agentgym/echo-v0", entry_point=lambda **keywords: Echo(**keywords), max_episode_steps=3
+    )
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["agentgym", *words])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return call
+
+
+def test_envs_as_json_lists_registered_ids(run: Cli) -> None:
+    code, out, _ = run("envs", "echo", "--json")
+    assert code == 0
+    assert [row["id"] for row in json.loads(out)] == ["agentgym/echo-v0"]
+
+
+def test_rollout_keeps_trajectories_and_counts_success(run: Cli, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "rollout", "echo-v0", "--episodes", "2", "--store", str(tmp_path / "s"), "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["tasks"]["agentgym/echo-v0"]["successes"] == 2
+    with TrajectoryStore(tmp_path / "s") as store:
+        assert [t.success for t in store] == [True, True]
+
+
+def test_env_keywords_reach_the_environment(run: Cli) -> None:
+    code, out, _ = run("rollout", "echo-v0", "--env", "word=no", "--episodes", "1", "--json")
+    assert code == 0
+    assert json.loads(out)["mean"] == 1.0
+
+
+def test_play_shows_errors_and_lets_the_oracle_help(
+    run: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["shout", ""])
+    monkeypatch.setattr(cli.out, "input", lambda prompt: next(lines))
+    code, out, _ = run("play", "echo-v0")
+    assert code == 0
+    assert "Say yes" in out
+    assert "No action found" in out
+    assert "[ready]" in out
+    assert 'say("yes")' in out
+    assert out.rstrip().endswith("success, return 1")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("rollout", "ecko-v0"), "Did you mean 'agentgym/echo-v0'"),
+        (("rollout", "echo-v0", "--policy", "guess"), "oracle, random or model, got 'guess'"),
+        (("rollout", "echo-v0", "--env", "word"), "must be key=value"),
+        (("train", "demos"), "Did you mean 'demo'"),
+        (("train", "missing.toml"), "does not exist"),
+        (("train", "demo", "--set", "iteration=3"), "Did you mean 'iterations'"),
+        (("eval", "/no/such/model", "echo-v0"), "/no/such/model"),
+        (("report", "/no/such/run"), "holds no run"),
+    ],
+)
+def test_mistakes_are_one_line_with_the_fix(run: Cli, words: tuple[str, ...], told: str) -> None:
+    code, _, err = run(*words)
+    assert code == 2
+    assert told in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_train_refuses_to_delete_what_is_no_run(run: Cli, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    code, _, err = run("train", "demo", "--out", str(tmp_path), "--fresh")
+    assert code == 2
+    assert "not deleting it" in err
+    assert (tmp_path / "precious").exists()
+
+
+def test_keys_of_a_recipe_can_be_listed(run: Cli) -> None:
+    code, out, _ = run("train", "demo", "--show-keys")
+    assert code == 0
+    assert "tasks.env_ids" in out
+    assert "evaluation.episodes_per_task" in out

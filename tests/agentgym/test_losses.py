@@ -1,0 +1,221 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from agentgym.losses import (
+    action_logprobs,
+    negative_log_likelihood,
+    positions,
+    token_logprobs,
+    token_weights,
+)
+from agentgym.models.tiny import tiny_model
+
+LENGTHS = (12, 9, 5)
+MASKED = ((4, 5, 11), (3, 8), (1, 2, 3, 4))
+"""Positions of the action tokens in rows of these lengths."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model(0)[0]
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Three rows padded on the right: ids, attention mask, action mask."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 250, (3, 12), generator=generator)
+    attention = torch.arange(12) < torch.tensor(LENGTHS)[:, None]
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    for row, places in enumerate(MASKED):
+        mask[row, list(places)] = True
+    return ids, attention, mask
+
+
+def reference(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Row by row, without padding, from all logits in float32."""
+    parts = []
+    for row, length in enumerate(LENGTHS):
+        alone = ids[row : row + 1, :length]
+        logprobs = torch.log_softmax(model(input_ids=alone).logits.float(), -1)[0]
+        parts += [logprobs[place - 1, ids[row, place]] for place in mask[row].nonzero()[:, 0]]
+    return torch.stack(parts)
+
+
+def gradients(model: nn.Module, loss: Tensor) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def test_token_logprobs_by_hand() -> None:
+    # exp(0) = 1 and exp(log 3) = 3: probabilities 1/4 and 3/4.
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]], dtype=torch.float64)
+    values = token_logprobs(logits, torch.tensor([0, 1]))
+    assert values.tolist() == pytest.approx([math.log(0.25), math.log(0.75)])
+    assert values.dtype == torch.float32
+
+
+def test_token_logprobs_in_chunks_are_the_same() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(10, 7, generator=generator).requires_grad_()
+    targets = torch.randint(0, 7, (10,), generator=generator)
+    whole, parts = (token_logprobs(logits, targets, chunk_tokens=n) for n in (10, 3))
+    assert torch.equal(whole, parts)
+    (first,) = torch.autograd.grad(whole.sum(), logits)
+    (second,) = torch.autograd.grad(parts.sum(), logits)
+    assert torch.equal(first, second)
+
+
+def test_padding_and_company_change_nothing(model: Any, batch: Any) -> None:
+    ids, attention, mask = batch
+    expected = reference(model, ids, mask)
+    right = action_logprobs(model, ids, attention, mask)
+    torch.testing.assert_close(right, expected, rtol=0, atol=1e-5)
+    # The same rows padded on the left.
+    shift = [(12 - n) for n in LENGTHS]
+    left = [torch.stack([x.roll(s) for x, s in zip(t, shift, strict=True)]) for t in batch]
+    assert positions(left[1])[1].tolist() == [0, 0, 0, *range(9)]
+    moved = action_logprobs(model, *left, position_ids=positions(left[1]))
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+
+
+def test_logits_are_computed_at_actions_only(model: Any, batch: Any) -> None:
+    seen = []
+    handle = model.lm_head.register_forward_hook(lambda _, i, o: seen.append(tuple(o.shape)))
+    try:
+        action_logprobs(model, *batch)
+    finally:
+        handle.remove()
+    assert seen == [(1, 9, model.config.vocab_size)]
+    assert not model.lm_head._forward_pre_hooks, "the hook is gone"
+
+
+def test_whatever_the_model_does_to_its_logits_stays() -> None:
+    """Gemma 2 caps its logits after the output embedding."""
+    config = Gemma2Config(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.5,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(config).train(False)
+    ids, mask = torch.arange(8)[None] + 3, torch.arange(8)[None] > 5
+    values = action_logprobs(model, ids, torch.ones_like(mask), mask)
+    logits = model(input_ids=ids).logits[0, 5:7]
+    assert logits.abs().max() <= 0.5, "capped, or the test shows nothing"
+    expected = torch.log_softmax(logits, -1).gather(-1, ids[0, 6:, None])[:, 0]
+    torch.testing.assert_close(values, expected)
+
+
+class Headless(nn.Module):
+    """A model that does not tell its output embedding, and keeps its logits."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **arguments: Any) -> Any:
+        output = self.model(**arguments)
+        self.logits = output.logits
+        self.logits.retain_grad()
+        return output
+
+
+def test_only_positions_before_actions_get_gradient(model: Any, batch: Any) -> None:
+    ids, attention, mask = batch
+    headless = Headless(model)
+    values = action_logprobs(headless, ids, attention, mask)
+    torch.testing.assert_close(values, action_logprobs(model, *batch))
+    torch.autograd.backward(values.sum())
+    touched = headless.logits.grad.abs().sum(-1) > 0
+    assert torch.equal(touched[:, :-1], mask[:, 1:])
+    assert not touched[:, -1].any()
+    model.zero_grad()
+
+
+def test_tokens_after_the_last_action_change_nothing(model: Any, batch: Any) -> None:
+    ids, attention, mask = batch
+    mask = mask.clone()
+    mask[0, 11] = False  # what follows position 5 is the environment's
+    other = ids.clone()
+    other[0, 6:] = (other[0, 6:] + 1) % 250
+    first, second = (
+        gradients(model, action_logprobs(model, x, attention, mask).sum()) for x in (ids, other)
+    )
+    assert torch.equal(first, second)
+    other[0, 2] = (other[0, 2] + 1) % 250  # while the prompt does matter
+    assert not torch.equal(first, gradients(model, action_logprobs(model, other, *batch[1:]).sum()))
+
+
+def test_a_shared_prefix_read_once_gives_the_same_values_and_gradient(model: Any) -> None:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(3, 250, (4, 20), generator=generator)
+    ids[:, :10] = ids[:1, :10]
+    attention = torch.arange(20) < torch.tensor([20, 17, 20, 13])[:, None]
+    mask = (torch.arange(20) >= 11) & attention
+    alone, together = (
+        action_logprobs(model, ids, attention, mask, shared_prefix=n) for n in (0, 10)
+    )
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        gradients(model, together.sum()), gradients(model, alone.sum()), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_prefix_is_shared_only_where_that_is_right(model: Any, batch: Any) -> None:
+    ids, attention, mask = batch
+    with pytest.raises(ValueError, match="must be False"):
+        action_logprobs(model, ids, attention, mask, shared_prefix=1)
+    with pytest.raises(ValueError, match=r"mask\[:, :1\] must be False"):
+        action_logprobs(model, ids, attention, torch.ones_like(mask))
+    late = mask & (torch.arange(12) > 5)
+    with pytest.raises(ValueError, match="padding on the right only"):
+        action_logprobs(
+            model, ids, attention, late, shared_prefix=2, position_ids=positions(attention)
+        )
+
+
+MASK = torch.tensor([[False, True, True, True], [False, False, False, True]])
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("token_mean", [0.25, 0.25, 0.25, 0.25]),  # 4 tokens
+        ("sequence_mean", [1 / 6, 1 / 6, 1 / 6, 1 / 2]),  # 2 rows of 3 tokens and of 1
+        ("constant", [0.05, 0.05, 0.05, 0.05]),  # 2 rows counted as 10 tokens
+    ],
+)
+def test_reductions_by_hand(reduction: Any, expected: list[float]) -> None:
+    weights = token_weights(MASK, reduction, total_tokens=4, total_rows=2, constant=10)
+    assert weights.tolist() == pytest.approx(expected)
+    # Cut into micro-batches, the same counts give the same weights.
+    parts = [
+        token_weights(part, reduction, total_tokens=4, total_rows=2, constant=10)
+        for part in MASK[:, None]
+    ]
+    assert torch.equal(torch.cat(parts), weights)
+
+
+def test_loss_by_hand() -> None:
+    logprobs = torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    weights = token_weights(MASK, "sequence_mean", total_tokens=4, total_rows=2)
+    # Rows: mean of 1, 2, 3 is 2, and 4; their mean is 3.
+    assert float(negative_log_likelihood(logprobs, weights)) == pytest.approx(3.0)
+
+
+def test_bad_reductions() -> None:
+    with pytest.raises(ValueError, match="'mean'"):
+        token_weights(MASK, "mean", total_tokens=4, total_rows=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        token_weights(MASK, "token_mean", total_tokens=0, total_rows=2)

@@ -1,0 +1,237 @@
+"""Runs: the phases, exact resume after a kill, and refusals. A tiny model and a toy environment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentgym import config, metrics
+from agentgym.errors import ConfigError
+from agentgym.progress import Progress
+from agentgym.recipe import Recipe
+from agentgym.run import Run, load_run_model, phases_of
+from agentgym.store import TrajectoryStore
+
+TOY = '''
+import gymnasium as gym
+from agentgym.actions import ActionSet, ActionSpec, Parameter
+from agentgym.core import AgentEnv
+from agentgym.spaces import ActionText, observation_space
+
+class Parity(AgentEnv):
+    """Any text is an action; an even number of letters wins."""
+
+    def __init__(self):
+        self.action_set = ActionSet([ActionSpec("say", "Say it.", (Parameter("text"),))])
+        self.action_space = ActionText(self.action_set)
+        self.observation_space = observation_space()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.word = str(int(self.np_random.integers(1000)))
+        return {"goal": f"Say {self.word}", "text": self.word, "error": ""}, {}
+
+    def step(self, action):
+        won = len(action) % 2 == 0
+        info = {"action": "say()", "action_error": "", "parsed": True, "success": won}
+        shown = {"goal": f"Say {self.word}", "text": "over", "error": ""}
+        return shown, float(won), True, False, info
+
+    has_oracle = True
+
+    def oracle_action(self):
+        return self.word + self.word
+
+gym.register("toy/Parity-v0", entry_point=Parity)
+'''
+
+RECIPE: dict[str, Any] = {
+    "name": "toy",
+    "demonstrations": 6,
+    "iterations": 4,
+    "episodes_per_task": 8,
+    "checkpoint_every_s": 0.0,  # after every optimiser step
+    "model": {"name": "tiny", "dtype": "float32"},
+    "tasks": {"env_ids": ["toy/Parity-v0"]},
+    "context": {"max_tokens": 400, "instructions": "Go."},
+    "sampling": {"max_tokens": 6},
+    "rollout": {"num_envs": 4},
+    "warm_start": {"learning_rate": 1e-3, "batch_size": 2},
+    "train": {"learning_rate": 1e-3, "batch_size": 2, "replay_share": 0.25},
+    "evaluation": {"episodes_per_task": 4, "every": 2},
+}
+
+WORKER = TOY + textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from agentgym.progress import Progress
+    from agentgym.recipe import Recipe, load_recipe
+    from agentgym.run import RECIPE, Run
+    folder = Path(sys.argv[1])
+    with Progress() as progress:
+        if (folder / RECIPE).exists():
+            run = Run.resume(folder, progress)
+        else:
+            run = Run.start(load_recipe(sys.argv[2]), folder, progress)
+        run.execute()
+    """
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toy() -> None:
+    exec(TOY, {})  # registers the environment in this process too
+
+
+def recipe(**changes: Any) -> Recipe:
+    return config.load(Recipe, {**RECIPE, **changes})
+
+
+def worker(folder: Path, plan: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), str(plan)], stderr=subprocess.PIPE
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()[-2000:]
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """Everything that must be equal: weights, episodes with their tokens, metrics, results."""
+    weights = (folder / "model" / "model.safetensors").read_bytes()
+    with TrajectoryStore(folder / "trajectories") as store:
+        episodes = [
+            (
+                t.id,
+                t.end,
+                t.outcome,
+                [
+                    (
+                        turn.text,
+                        turn.weights_version,
+                        _bytes(turn.action_ids),
+                        _bytes(turn.logprobs),
+                    )
+                    for turn in t.turns
+                ],
+            )
+            for t in sorted(store, key=lambda t: t.id)
+        ]
+    rows = [
+        {k: v for k, v in row.items() if k not in ("time", "seconds")}
+        for row in metrics.read(folder)
+    ]
+    evaluations = json.loads((folder / "summary.json").read_text())["evaluations"]
+    return {"weights": weights, "episodes": episodes, "rows": rows, "evaluations": evaluations}
+
+
+def _bytes(array: Any) -> bytes | None:
+    return None if array is None else np.ascontiguousarray(array).tobytes()
+
+
+def test_phases_of_a_recipe() -> None:
+    names = [phase.name for phase in phases_of(recipe(iterations=2))]
+    assert names == [
+        "eval-before",
+        "demonstrations",
+        "warm-start",
+        "iteration-1",
+        "update-1",
+        "iteration-2",
+        "update-2",
+        "eval-after",
+    ]
+    without = [phase.name for phase in phases_of(recipe(demonstrations=0, iterations=1))]
+    assert without == ["eval-before", "iteration-1", "update-1", "eval-after"]
+    assert "eval-2" in [phase.name for phase in phases_of(recipe())]
+
+
+def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
+    with Progress() as progress:
+        run = Run.start(recipe(iterations=1), tmp_path / "run", progress)
+        summary = run.execute()
+        again = Run.resume(tmp_path / "run", progress)
+        assert again.finished
+        assert again.execute()["evaluations"] == summary["evaluations"]
+    assert summary["finished"]
+    assert set(summary["evaluations"]) == {"before", "after"}
+    with TrajectoryStore(tmp_path / "run" / "trajectories") as store:
+        by_phase = [t.metadata["phase"] for t in store]
+        demonstration = next(store.where(source="expert"))
+        sampled = next(t for t in store if t.metadata["phase"] == "iteration-1")
+    assert {p: by_phase.count(p) for p in set(by_phase)} == {
+        "eval-before": 4,
+        "demonstrations": 6,
+        "iteration-1": 8,
+        "eval-after": 4,
+    }
+    assert demonstration.success
+    assert sampled.turns[0].weights_version == 1  # the warm start was the first update
+    assert sampled.turns[0].logprobs is not None
+    assert load_run_model(tmp_path / "run").is_dir()
+
+
+def test_killed_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
+    plan = tmp_path / "toy.toml"
+    plan.write_text(config.dump(recipe()))
+    finish(worker(tmp_path / "whole", plan))
+    whole = final_state(tmp_path / "whole")
+    # Kill once while episodes are gathered and once inside an update, wherever that happens to be.
+    folder = tmp_path / "cut"
+    for phase in ("iteration-1", "update-2"):
+        process = worker(folder, plan)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if _reached(folder, phase):
+                break
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert not json.loads((folder / "summary.json").read_text())["finished"]
+    finish(worker(folder, plan))
+    cut = final_state(folder)
+    assert cut["rows"] == whole["rows"]
+    assert cut["episodes"] == whole["episodes"]
+    assert cut["weights"] == whole["weights"]
+    assert cut["evaluations"] == whole["evaluations"]
+
+
+def _reached(folder: Path, phase: str) -> bool:
+    """True once the phase is under way: something of it was written."""
+    if phase.startswith("update"):
+        return folder.is_dir() and any(
+            r["phase"] == phase and "loss" in r for r in metrics.read(folder)
+        )
+    try:
+        return bool(json.loads((folder / "summary.json").read_text())["phase"] == phase)
+    except FileNotFoundError:
+        return False
+
+
+def test_a_folder_with_a_run_is_not_begun_again(tmp_path: Path) -> None:
+    with Progress() as progress:
+        Run.start(recipe(), tmp_path, progress)
+        with pytest.raises(ConfigError, match="--resume"):
+            Run.start(recipe(), tmp_path, progress)
+        with pytest.raises(ConfigError, match="holds no run"):
+            Run.resume(tmp_path / "nothing", progress)
+
+
+def test_unknown_trainer_keys_stop_before_anything_is_run(tmp_path: Path) -> None:
+    with Progress() as progress, pytest.raises(ConfigError, match="learning_rate"):
+        Run.start(recipe(train={"learning_rat": 1.0}), tmp_path, progress)
+    assert not (tmp_path / "recipe.toml").exists()

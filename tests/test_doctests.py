@@ -1,0 +1,25 @@
+"""The examples in all docstrings run and print what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import agentgym
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(agentgym.__path__, "agentgym.")
+    if not module.name.endswith("__main__")
+)
+
+
+def test_the_families_are_walked() -> None:
+    assert {"agentgym.registry", "agentgym.rewards.success"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0

@@ -1,0 +1,133 @@
+"""What holds for every registered trainer: it learns, it resumes exactly, it never trips."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agentgym import checkpoint
+from agentgym.core import Trainer
+from agentgym.models.load import load_model
+from agentgym.models.tiny import tiny_model
+from agentgym.registry import TRAINERS
+
+QUICK = {"learning_rate": 3e-3, "epochs": 2, "batch_size": 4, "micro_batch_tokens": 256}
+
+
+def make(name: str, **settings: Any) -> Trainer:
+    factory = TRAINERS.get(name)
+    trainer: Trainer = factory(*tiny_model(0), factory.config_class(**{**QUICK, **settings}))
+    assert trainer.name == name
+    return trainer
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first | second)
+
+
+@pytest.fixture(params=list(TRAINERS))
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+def test_the_registry_is_filled() -> None:
+    assert {"behaviour_cloning", "filtered_bc"} <= set(TRAINERS)
+    assert all(TRAINERS.doc(name) for name in TRAINERS)
+
+
+def test_the_loss_falls_on_a_fixed_batch(name: str, episodes: Any) -> None:
+    trainer = make(name, epochs=12)
+    metrics = trainer.update(episodes(12))
+    assert metrics["last_loss"] < 0.5 * metrics["first_loss"]
+    assert metrics["steps"] == 36.0, "12 rows in batches of 4, 12 times"
+    assert all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
+
+
+def test_an_update_is_start_and_steps(name: str, episodes: Any) -> None:
+    whole, stepped = make(name), make(name)
+    metrics = whole.update(episodes(10))
+    before = weights(stepped)
+    stepped.start(episodes(10))
+    assert equal(before, weights(stepped)), "start changes no weight"
+    seen = 0
+    while not stepped.done:
+        assert stepped.position == seen
+        assert {"loss", "gradient_norm", "learning_rate"} <= set(stepped.step())
+        seen += 1
+    assert (seen, stepped.position) == (stepped.planned_steps, stepped.planned_steps)
+    assert stepped.metrics() == metrics
+    assert equal(weights(whole), weights(stepped))
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_resume_inside_an_update_is_exact(
+    name: str, lora_rank: int, episodes: Any, tmp_path: Path
+) -> None:
+    """Two updates of 6 steps straight, and cut after 2 steps of the second through the disk."""
+    settings = {"lora_rank": lora_rank, "lora_dropout": 0.1, "schedule": "cosine"}
+    straight, cut = make(name, **settings), make(name, **settings)
+    for trainer in (straight, cut):
+        trainer.update(episodes(10))
+        trainer.start(episodes(12, seed=1))
+        trainer.step()
+        trainer.step()
+    checkpoint.save(tmp_path, 1, cut.state_dict())
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None
+    torch.manual_seed(123)  # a new process has other random states
+    resumed = make(name, **settings)
+    resumed.load_state_dict(saved.state)
+    assert (resumed.position, resumed.planned_steps) == (2, 6)
+    for _ in range(4):
+        assert resumed.step() == straight.step()
+    assert resumed.done
+    assert resumed.metrics() == straight.metrics()
+    assert equal(weights(resumed), weights(straight))
+    # And the next update is the same too.
+    assert resumed.update(episodes(4, seed=2)) == straight.update(episodes(4, seed=2))
+    assert equal(weights(resumed), weights(straight))
+
+
+def test_nothing_to_learn_from_is_no_update(name: str, episodes: Any) -> None:
+    trainer = make(name)
+    before = weights(trainer)
+    for nothing in (episodes(0), episodes(3, outcome=None)):
+        metrics = trainer.update(nothing)
+        assert metrics["steps"] == 0.0
+        assert metrics["trained_trajectories"] == 0.0
+        assert metrics["unscored"] == len(nothing)
+    assert equal(before, weights(trainer))
+    assert trainer.update(episodes(4))["steps"] == 2.0, "and training goes on after"
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_the_saved_model_is_the_trained_one(
+    name: str, lora_rank: int, episodes: Any, tmp_path: Path
+) -> None:
+    trainer = make(name, lora_rank=lora_rank)
+    trainer.update(episodes(8))
+    trainer.save_model(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", dtype="float32", device="cpu")
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        ours, theirs = (m(input_ids=ids).logits for m in (trainer.model, loaded.model))
+        start = tiny_model(0)[0](input_ids=ids).logits
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+    assert (ours - start).abs().max() > 1e-2, "the model has changed at all"
+    assert loaded.tokenizer.decode([40, 41]) == tiny_model(0)[1].decode([40, 41])
+
+
+def test_the_model_is_left_as_it_was_lent(name: str, episodes: Any) -> None:
+    trainer = make(name, lora_rank=2, lora_dropout=0.1)
+    trainer.model.train(False)
+    state = torch.get_rng_state()
+    trainer.update(episodes(4))
+    assert not trainer.model.training
+    assert torch.equal(torch.get_rng_state(), state), "random draws of others are undisturbed"
