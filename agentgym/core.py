@@ -58,6 +58,33 @@ class AgentEnv(gym.Env[Observation, str]):
         """True if `oracle_action` works."""
         return False
 
+    def snapshot(self) -> bytes:
+        """The episode as it stands, chance to come included: JSON, never pickle.
+
+        From equal snapshots, equal actions lead to equal observations, rewards and infos.
+
+        Raises:
+            NotImplementedError: this environment cannot (`can_snapshot` is False).
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no snapshots")
+
+    def restore(self, snapshot: bytes) -> tuple[Observation, dict[str, Any]]:
+        """Go on from a snapshot that an environment made with the same arguments took.
+
+        Returns:
+            The observation and info of that moment, as `reset` returns them.
+
+        Raises:
+            ConfigError: the bytes are no snapshot of such an environment; nothing has changed.
+            NotImplementedError: see `snapshot`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no snapshots")
+
+    @property
+    def can_snapshot(self) -> bool:
+        """True if `snapshot` and `restore` work; `agentgym.forks.fork` then copies an episode."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

@@ -425,7 +425,9 @@ def test_in_a_browser(run: Path, browser: Any, width: int) -> None:
     assert shown.count() == 0
     tab.click("button[type=reset]")
     hidden = tab.locator("details.episode[hidden]")
-    hidden.first.wait_for(state="detached")  # polls through the driver: the page's policy forbids eval
+    hidden.first.wait_for(
+        state="detached"
+    )  # polls through the driver: the page's policy forbids eval
 
     chart = tab.locator("figure.chart").nth(1)
     chart.locator("svg").focus()
