@@ -32,6 +32,7 @@ ENVIRONMENTS_MAY_IMPORT = {
         "environments",
         "errors",
         "paths",
+        "players",
         "registry",
         "seeding",
         "spaces",
