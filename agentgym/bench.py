@@ -6,7 +6,6 @@ does hits all of them. Rates are medians over repetitions, ratios are taken with
 first, and every raw number is kept.
 """
 
-import os
 import platform
 import shlex
 import time
@@ -15,14 +14,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 import agentgym
-from agentgym import paths
 from agentgym.errors import ConfigError, MissingDependencyError
+from agentgym.machine import describe_machine, load_average
 from agentgym.progress import Bar, Progress
 from agentgym.registry import BENCHMARKS
 
@@ -395,30 +393,9 @@ def command_of(name: str, options: BenchmarkOptions) -> str:
     parts = ["agentgym", "bench", name]
     parts += ["--quick"] if options.quick else []
     for env_id in options.env_ids:
-        parts += ["--env", env_id]
+        parts += ["--env-id", env_id]
     parts += ["--model", options.model] if options.model else []
     return shlex.join([*parts, "--json"])
-
-
-def describe_machine() -> dict[str, Any]:
-    """What this machine is, as JSON values."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable,
-        "memory_gib": _memory_gib(),
-        "system": platform.platform(),
-        "omp_num_threads": paths.variable("OMP_NUM_THREADS"),
-    }
-
-
-def load_average() -> list[float] | None:
-    """Load of the last 1, 5 and 15 minutes; `None` where the system does not tell."""
-    try:
-        return [round(value, 2) for value in os.getloadavg()]
-    except (AttributeError, OSError):
-        return None
 
 
 def versions() -> dict[str, str]:
@@ -430,24 +407,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-    return round(size / 2**30, 1)
 
 
 def _load(values: Sequence[float] | None) -> str:

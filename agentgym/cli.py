@@ -365,7 +365,7 @@ def bench(
         bool, typer.Option("--quick", help="Little work: a smoke run, not a measurement.")
     ] = False,
     env_ids: Annotated[
-        list[str] | None, typer.Option("--env", help="Environment id to measure; repeatable.")
+        list[str] | None, typer.Option("--env-id", help="Environment to measure; repeatable.")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model of the benchmarks that need one.")

@@ -21,6 +21,7 @@ from agentgym import checkpoint, config, durable
 from agentgym.core import InferenceBackend, Policy, Trainer
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.evaluation import Evaluation, summarise
+from agentgym.machine import processor
 from agentgym.metrics import MetricsWriter
 from agentgym.policy import LanguagePolicy, oracle_policy
 from agentgym.progress import Progress
@@ -356,7 +357,7 @@ class Run:
             "phase": None if self.finished else self.phases[self.phase].name,
             "evaluations": self.evaluations,
             "seconds": self.elapsed,
-            "machine": f"{os.cpu_count()} x {_processor()}, Python {platform.python_version()}",
+            "machine": f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}",
             "version": agentgym.__version__,
         }
 
@@ -406,16 +407,6 @@ def _numbers(evaluation: Evaluation, trajectories: Sequence[Trajectory]) -> dict
         "action_tokens": float(sampled),
         **({"entropy": sum(entropies) / len(entropies)} if entropies else {}),
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def load_run_model(folder: Path) -> Path:

@@ -189,7 +189,9 @@ def test_everything_is_written_down(benchmarks: Registry[Any]) -> None:
     written = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert written["schema"] == bench.SCHEMA
     assert (written["name"], written["title"], written["repetitions"]) == ("things", "Things", 3)
-    assert written["command"] == "agentgym bench things --quick --env 'x/y z' --model tiny --json"
+    assert (
+        written["command"] == "agentgym bench things --quick --env-id 'x/y z' --model tiny --json"
+    )
     assert set(written["machine"]) == {
         "cpu",
         "cores",
@@ -286,7 +288,7 @@ def test_command_line(benchmarks: Registry[Any]) -> None:
     benchmarks.register("things", things)
     runner = CliRunner()
     done = runner.invoke(
-        cli.app, ["bench", "--json", "--quick", "--env", "one-v0", "--env", "other/two-v0"]
+        cli.app, ["bench", "--json", "--quick", "--env-id", "one-v0", "--env-id", "other/two-v0"]
     )
     assert done.exit_code == 0, done.output
     (written,) = json.loads(done.stdout)
