@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium as gym
 
@@ -99,6 +99,9 @@ class SamplingParams:
     is cut from `text`."""
 
 
+WeightsChoice: TypeAlias = Literal["policy", "base"]
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt for a backend, as exact ids and, for servers that take no ids, as messages."""
@@ -108,6 +111,9 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     messages: tuple[Message, ...] = ()
+    weights: WeightsChoice = "policy"
+    """``base`` answers with the adapters of a LoRA model switched off; without adapters both are
+    the same."""
 
 
 @runtime_checkable
@@ -145,6 +151,58 @@ class InferenceBackend(Protocol):
 
     def close(self) -> None:
         """Free everything; may be called twice."""
+        ...
+
+
+class Ticket(Protocol):
+    """A request that is being answered."""
+
+    @property
+    def done(self) -> bool:
+        """True if `result` returns at once."""
+        ...
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the answer.
+
+        Args:
+            timeout: seconds to wait at most; `None` waits as long as it takes.
+
+        Returns:
+            The answer. A request that could not be answered has `Completion.error`; an aborted
+            one has `finish_reason` ``abort`` and the tokens that it came to.
+
+        Raises:
+            TimeoutError: not answered yet; the request goes on.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Stop answering. Changes nothing if the answer is complete."""
+        ...
+
+
+@runtime_checkable
+class StreamingBackend(InferenceBackend, Protocol):
+    """A backend that answers requests from many threads as they come."""
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        on_tokens: Callable[[Sequence[int]], None] | None = None,
+    ) -> Ticket:
+        """Queue a request and return at once. May be called from any thread.
+
+        Args:
+            request: a bad one gets a ticket too, whose result has the reason.
+            on_tokens: told every sampled token once, in order, as soon as it is there, the end
+                token included. Called in the backend's own thread: it must return quickly. What
+                it raises ends this request alone. All calls are over when the ticket is done.
+
+        Raises:
+            InferenceError: the backend is closed.
+        """
         ...
 
 

@@ -87,6 +87,7 @@ BACKENDS: Registry[Callable[..., Any]] = Registry("backend")
 BENCHMARKS: Registry[Callable[..., Any]] = Registry("benchmark")
 """What `agentgym bench` runs: `bench.BenchmarkOptions` to `bench.Benchmark`."""
 
+BACKENDS.register("engine", "agentgym.inference.engine:Engine", "continuous batching, fast")
 BACKENDS.register("hf", "agentgym.inference.hf:HFBackend", "transformers, in this process")
 BACKENDS.register("openai", "agentgym.inference.remote:OpenAIBackend", "OpenAI-compatible server")
 BACKENDS.register("scripted", "agentgym.inference.scripted:ScriptedBackend", "given answers")
