@@ -300,6 +300,7 @@ class ActionSet(Mapping[str, ActionSpec]):
     def __init__(self, specs: Sequence[ActionSpec | Callable[..., Any]]) -> None:
         made = [s if isinstance(s, ActionSpec) else ActionSpec.from_function(s) for s in specs]
         self._specs = {s.name: s for s in made}
+        self._text_action: ActionSpec | None = None
         if len(self._specs) != len(made):
             raise ConfigError(f"action names must differ, got {[s.name for s in made]!r}")
 
@@ -409,11 +410,14 @@ class ActionSet(Mapping[str, ActionSpec]):
 
     def _only(self) -> ActionSpec:
         """The action that a plain line of text means."""
+        if self._text_action is not None:
+            return self._text_action
         specs = list(self._specs.values())
         if len(specs) != 1 or [p.type for p in specs[0].parameters] != ["string"]:
             raise ConfigError(
                 f"the syntax 'text' needs one action with one text parameter, got {list(self)!r}"
             )
+        self._text_action = specs[0]
         return specs[0]
 
     def _unknown(self, name: str) -> str:
@@ -427,6 +431,8 @@ class ActionSet(Mapping[str, ActionSpec]):
 
 def _printable(text: str) -> str:
     """Valid UTF-8 whatever came in: halves of characters are joined, or become U+FFFD."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

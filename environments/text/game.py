@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from agentgym.actions import SYNTAXES, ActionCall, ActionSet
+from agentgym.actions import SYNTAXES, ActionCall, ActionSet, Reading
 from agentgym.core import AgentEnv
 from agentgym.errors import ConfigError, EpisodeOverError
 from agentgym.spaces import ActionText, observation_space
@@ -16,6 +16,8 @@ from agentgym.types import ImageArray, Observation
 
 SNAPSHOT = 1
 """Version of what `TextGame.snapshot` writes."""
+_REMEMBERED = 10_000
+"""Texts whose form as an action, or whose meaning, is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class TextGame(AgentEnv):
         self.action_syntax = action_syntax
         self.diagnostics: dict[str, Any] = {}
         self.observation_space = observation_space(image_size=self.image_size if images else None)
+        self._written: dict[str, str] = {}
+        self._readings: dict[str, tuple[Reading, dict[str, Any]]] = {}
         self._choices = Choices([self.write("?")])
         self.action_space = ActionText(self.action_set, action_syntax, sampler=self._choices)
         self._goal = ""
@@ -177,14 +181,14 @@ class TextGame(AgentEnv):
         """
         if self._over:
             raise EpisodeOverError("the episode is over; call reset()")
-        reading = self.action_set.read(action, self.action_syntax)
+        reading, read = self._read(action)
         if reading.call is None:
             outcome = self.unreadable(reading.error)
         else:
             outcome = self.play(reading.call)
         self._text, self._error = outcome.text, outcome.error
         self._over = outcome.terminated or outcome.truncated
-        info = reading.info() | {"action_error": outcome.error} | self._info()
+        info = {**read, "action_error": outcome.error, **self._info()}
         if outcome.terminated:
             info["success"] = outcome.success
         reward = float(outcome.reward)
@@ -256,13 +260,28 @@ class TextGame(AgentEnv):
 
     def write(self, text: str) -> str:
         """An action's text as the model would write it; games with several actions override it."""
-        (name, spec), *_ = self.action_set.items()
-        call = ActionCall(name, {spec.parameters[0].name: text})
-        return self.action_set.format(call, self.action_syntax)
+        written = self._written.get(text)
+        if written is None:
+            (name, spec), *_ = self.action_set.items()
+            call = ActionCall(name, {spec.parameters[0].name: text})
+            written = self.action_set.format(call, self.action_syntax)
+            if len(self._written) < _REMEMBERED:
+                self._written[text] = written
+        return written
 
     def render(self) -> Any:
         """What the last observation showed."""
         return self._text or self._error
+
+    def _read(self, action: object) -> tuple[Reading, dict[str, Any]]:
+        """What an action's text means and the info about it; short texts are read but once."""
+        known = self._readings.get(action) if isinstance(action, str) else None
+        if known is None:
+            reading = self.action_set.read(action, self.action_syntax)
+            known = reading, reading.info()
+            if isinstance(action, str) and len(action) < 100 and len(self._readings) < _REMEMBERED:
+                self._readings[action] = known
+        return known
 
     def _observation(self) -> Observation:
         observation = Observation(goal=self._goal, text=self._text, error=self._error)
