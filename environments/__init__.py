@@ -18,11 +18,18 @@ _TEXTWORLD_STEPS = {
     "treasure_hunter": 50,
 }
 
+# Games in pure Python: id, module under environments/text, class, arguments, turns.
+_GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
+    ("maze", "maze", "MazeEnv", {}, 100),
+    ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
+)
+
 
 def register() -> None:
     """Register every environment id with Gymnasium; imports no environment, may be called again."""
     _register_miniwob()
     _register_textworld()
+    _register_games()
     _register_benchmarks()
 
 
@@ -47,6 +54,16 @@ def _register_textworld() -> None:
             id=f"agentgym/textworld.{game}-v0",
             entry_point="agentgym.environments.text.textworld:TextWorldEnv",
             kwargs={"game": game},
+            max_episode_steps=steps,
+        )
+
+
+def _register_games() -> None:
+    for name, module, kind, arguments, steps in _GAMES:
+        _register(
+            id=f"agentgym/{name}-v0",
+            entry_point=f"agentgym.environments.text.{module}:{kind}",
+            kwargs=arguments,
             max_episode_steps=steps,
         )
 
