@@ -1,24 +1,31 @@
 """An episode copied in mid-play: for tree search, branching and checkpoints of environments."""
 
+import copy
+from collections import deque
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import TimeLimit
+import numpy as np
 
 from agentgym.core import AgentEnv
 from agentgym.errors import ConfigError
 
 Env = gym.Env[Any, Any]
+_DATA = (bool, int, float, str, list, tuple, dict, deque, np.ndarray, type(None))
 
 
 def fork(env: Env) -> Env:
     """A second environment, wrapped alike, at the same point of the same episode.
 
+    It is made from the first one's spec and never reset: the episode comes by
+    `AgentEnv.snapshot` and `AgentEnv.restore`, what wrappers count (turns left, statistics) is
+    copied. The two share nothing afterwards; close both.
+
     Args:
         env: from `gymnasium.make`, reset, with `AgentEnv.can_snapshot`.
 
     Raises:
-        ConfigError: the environment takes no snapshots, or was not made by `gymnasium.make`.
+        ConfigError: the environment takes no snapshots, or cannot be made again from its spec.
 
     Example:
         >>> env = gym.make("agentgym/maze-v0")
@@ -31,24 +38,42 @@ def fork(env: Env) -> Env:
     inner = env.unwrapped
     if not isinstance(inner, AgentEnv) or not inner.can_snapshot:
         raise ConfigError(f"{inner} takes no snapshots, so its episodes cannot be forked")
+    snapshot = inner.snapshot()
+    twin = _made_again(env)
+    try:
+        assert isinstance(twin.unwrapped, AgentEnv)
+        twin.unwrapped.restore(snapshot)
+    except BaseException:
+        twin.close()
+        raise
+    for ours, theirs in zip(_wrappers(env), _wrappers(twin), strict=True):
+        for name, value in vars(ours).items():
+            if name != "env" and isinstance(value, _DATA):
+                setattr(theirs, name, copy.deepcopy(value))
+    return twin
+
+
+def _made_again(env: Env) -> Env:
     if env.spec is None:
         raise ConfigError(f"{env} has no spec; make it by gymnasium.make to fork it")
-    # The copy is reset by `make`d wrappers' own rules, then put at the same point.
-    copy = gym.make(env.spec, disable_env_checker=True)
-    copy.reset(seed=0)
-    assert isinstance(copy.unwrapped, AgentEnv)
-    copy.unwrapped.restore(inner.snapshot())
-    ours, theirs = _limit(env), _limit(copy)
-    if ours is not None and theirs is not None:
-        theirs._elapsed_steps = ours._elapsed_steps
-    return copy
+    try:
+        twin = gym.make(env.spec)
+    except ValueError as error:  # a wrapper that does not keep its arguments
+        raise ConfigError(f"{env} cannot be made again to fork it: {error}") from error
+    if [type(w) for w in _wrappers(env)] != [type(w) for w in _wrappers(twin)]:
+        twin.close()
+        raise ConfigError(
+            f"{env} is wrapped otherwise than its spec says; put wrappers around it that keep "
+            "their arguments (gymnasium.utils.RecordConstructorArgs)"
+        )
+    return twin
 
 
-def _limit(env: Env) -> Any:
-    """The wrapper that counts the turns."""
+def _wrappers(env: Env) -> list[gym.Wrapper[Any, Any, Any, Any]]:
+    """From the outermost one."""
+    layers = []
     layer: Any = env
     while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, TimeLimit):
-            return layer
+        layers.append(layer)
         layer = layer.env
-    return None
+    return layers

@@ -1,14 +1,18 @@
 """agentgym/textworld.<game>-v0: games of the real TextWorld engine, made from a seed."""
 
+import copy
 import difflib
 import hashlib
 import importlib.util
+import json
 import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +20,7 @@ import numpy as np
 
 from agentgym.actions import SYNTAXES, ActionCall, ActionSet, Reading
 from agentgym.core import AgentEnv
+from agentgym.environments.text.commands import resolve, words_of
 from agentgym.environments.text.games import GameSpec, complete, game_file
 from agentgym.errors import (
     ConfigError,
@@ -29,17 +34,10 @@ from agentgym.types import Observation
 GoalKind = Literal["detailed", "brief"]
 MAX_COMMAND = 100
 """Characters; the engine reads no more than twice as many."""
-_DIRECTIONS = {"n": "north", "s": "south", "e": "east", "w": "west"}
-_SYNONYMS = {
-    **{short: f"go {long}" for short, long in _DIRECTIONS.items()},
-    **{long: f"go {long}" for long in _DIRECTIONS.values()},
-    **dict.fromkeys(("walk", "run"), "go"),
-    **dict.fromkeys(("get", "pick up"), "take"),
-    **dict.fromkeys(("put down", "discard"), "drop"),
-    **dict.fromkeys(("look at", "x", "read", "check", "describe"), "examine"),
-    **{"shut": "close", "l": "look", "i": "inventory", "inv": "inventory"},
-}
-_ARTICLES = {"the", "a", "an", "some"}
+SNAPSHOT = 1
+"""Version of what `TextWorldEnv.snapshot` writes."""
+POINTS = 128
+"""Moments of games that a process keeps in memory, so that going back to them is quick."""
 _STRANGE = re.compile(r"[^\w '-]", re.ASCII)
 _TAGGED = re.compile(r"<(description|inventory|score|moves)>.*?</\1>", re.DOTALL)
 _EVENT = re.compile(r"\[[^\]]*\]\n?")
@@ -65,6 +63,31 @@ def _tidy(text: str) -> str:
     """Text of the engine without tags, status line and empty lines."""
     text = _STATUS.sub("", _EVENT.sub("", _TAGGED.sub("", text)))
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A moment of a game, of which nothing is ever changed."""
+
+    machine: Any
+    """The interpreter's memory, registers and chance."""
+    progression: Any
+    """TextWorld's own account of the world."""
+    state: Any
+    """What TextWorld told last."""
+    key: str
+
+
+_points: OrderedDict[tuple[Path, tuple[str, ...]], _Point] = OrderedDict()
+"""By game and the commands that lead there: a game is nothing but its commands' doing."""
+_keeping = threading.Lock()
+
+
+def _keep(file: Path, commands: Sequence[str], point: _Point) -> None:
+    with _keeping:
+        _points[file, tuple(commands)] = point
+        while len(_points) > POINTS:
+            _points.popitem(last=False)
 
 
 class _Engine:
@@ -125,57 +148,35 @@ class _Engine:
             machine.set_state(before)
         return _tidy(answer), _DONE in _TAGGED.sub("", answer)
 
+    def point(self) -> _Point:
+        """This moment, to `go_to` later or in another engine of the same game."""
+        with _engine_at_work("be copied"):
+            machine = self._game.unwrapped._jericho.get_state()
+            progression = _apart(self._game._game_progression)
+        return _Point(machine, progression, self.state, self.key)
+
+    def go_to(self, point: _Point) -> None:
+        """Go on from there."""
+        with _engine_at_work("go back"):
+            self._game.unwrapped._jericho.set_state(point.machine)
+            layer = self._game
+            while layer is not None:  # each layer of TextWorld's keeps the last state
+                layer.state = point.state
+                if "_game_progression" in vars(layer):
+                    layer._game_progression = _apart(point.progression)
+                layer = vars(layer).get("_wrapped_env")
+        self.state = point.state
+
     def close(self) -> None:
         """Free the interpreter's memory."""
         self._game.close()
 
 
-def resolve(text: str, admissible: Sequence[str]) -> str:
-    """The admissible command that was meant, or "" if there is none or more than one.
-
-    Case, articles, the synonyms that the engine knows and left out words do not matter, as long as
-    only one command fits: so does the engine's parser read, but TextWorld loses track of the state
-    after a command that it has not listed in just these words.
-
-    Example:
-        >>> resolve("Get the key", ["go east", "take old key from chest"])
-        'take old key from chest'
-        >>> resolve("take key", ["take old key", "take new key"])
-        ''
-    """
-    words = _words(text)
-    for candidates in (
-        [c for c in admissible if c.lower().split() == words],
-        [c for c in admissible if _without_articles(c.lower().split()) == words],
-        [c for c in admissible if len(words) > 1 and _abbreviates(words, c.lower().split())],
-    ):
-        if len(candidates) == 1:
-            return candidates[0]
-    return ""
-
-
-def _words(text: str) -> list[str]:
-    words = text.lower().split()
-    for length in (2, 1):
-        known = _SYNONYMS.get(" ".join(words[:length]))
-        if known is not None:
-            words = [*known.split(), *words[length:]]
-            break
-    if words[:1] == ["go"]:
-        words = [_DIRECTIONS.get(word, word) for word in words]
-    if words[:1] == ["put"] and {"in", "into", "inside"} & set(words):
-        words = ["insert", *("into" if w in ("in", "inside") else w for w in words[1:])]
-    return _without_articles(words)
-
-
-def _without_articles(words: list[str]) -> list[str]:
-    return [word for word in words if word not in _ARTICLES]
-
-
-def _abbreviates(words: list[str], full: list[str]) -> bool:
-    """True if both begin alike and `full` has all the words, in their order."""
-    rest = iter(full)
-    return words[:1] == full[:1] and all(word in rest for word in words)
+def _apart(progression: Any) -> Any:
+    """A copy that can be played on. TextWorld's own `copy` looks for all actions again."""
+    apart = copy.copy(progression)
+    apart.state = progression.state.copy()
+    return apart
 
 
 class _AdmissibleSampler:
@@ -199,7 +200,7 @@ class TextWorldEnv(AgentEnv):
     ## Action Space
     One action, ``command(text)``; in the default syntax "text" the last line of what the model
     writes is the command. A command counts as one of ``info["admissible_actions"]`` if only that
-    one can be meant (see `resolve`). Anything else changes nothing: the engine's own answer to it
+    one can be meant (see `commands.resolve`). Anything else changes nothing: the engine's own answer to it
     is the next observation's ``error``, and the turn counts. The interpreter's own commands (quit,
     restart, save, restore, undo, script, ...) never reach the engine.
 
@@ -261,14 +262,16 @@ class TextWorldEnv(AgentEnv):
         self._sampler = _AdmissibleSampler(self._write("look"))
         self.action_space = ActionText(self.action_set, action_syntax, sampler=self._sampler)
         self._settings = settings
-        self._playing: dict[str, Any] = settings
+        self._playing: Mapping[str, Any] = settings
+        self._seed = 0
         self._file: Path | None = None
         self._engine: _Engine | None = None
         self._adviser: _Engine | None = None
-        self._advised = 0
+        self._advised: list[str] = []
         self._done: list[str] = []
         self._goal = ""
         self._screen = ""
+        self._error = ""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -293,7 +296,7 @@ class TextWorldEnv(AgentEnv):
         made = time.perf_counter()
         self._engine = _Engine(self._file)
         self.diagnostics = {"make_s": made - began, "start_s": time.perf_counter() - made}
-        self._playing = playing
+        self._playing, self._seed = playing, seed % 2**32
         self._done = []
         self._goal = self._task(self._engine)
         return self._observe("", ""), self._info(self._engine)
@@ -348,7 +351,7 @@ class TextWorldEnv(AgentEnv):
 
     def _refuse(self, text: str, engine: _Engine) -> str:
         """Why a command that is not admissible was not carried out."""
-        words = _words(text)
+        words = words_of(text)
         if not words or words[0] not in engine.verbs:
             verbs = ", ".join(engine.verbs)
             return f"{text.split()[0]!r} is not a verb of this game. Verbs: {verbs}"
@@ -367,6 +370,7 @@ class TextWorldEnv(AgentEnv):
                 if part not in answer or error:
                     parts.append(part)
         self._screen = "\n".join(part for part in parts if part) or error
+        self._error = error
         return Observation(goal=self._goal, text=self._screen, error=error)
 
     def _info(self, engine: _Engine) -> dict[str, Any]:
@@ -426,20 +430,116 @@ class TextWorldEnv(AgentEnv):
         Keeping a plan costs several times as much as playing, so the first engine keeps none.
         """
         assert self._file is not None
+        if self._advised != self._done[: len(self._advised)]:  # the episode went back
+            self._dismiss()
         if self._adviser is None:
-            self._adviser, self._advised = _Engine(self._file, policy=True), 0
-        for text in self._done[self._advised :]:
+            self._adviser = _Engine(self._file, policy=True)
+        for text in self._done[len(self._advised) :]:
             self._adviser.step(text)
-        self._advised = len(self._done)
+        self._advised = list(self._done)
         return next(iter(self._adviser.state.policy_commands or []), "")
 
     def render(self) -> Any:
         """What the last observation showed."""
         return self._screen
 
+    @property
+    def can_snapshot(self) -> bool:
+        """True."""
+        return True
+
+    def snapshot(self) -> bytes:
+        """The game, and the commands that lead from its start to here.
+
+        Anything else would have to trust bytes with an interpreter's memory. What the last
+        `POINTS` snapshots of this process lead to is kept in memory besides, so that going back
+        there takes a millisecond and not a replay (some milliseconds a command).
+
+        Raises:
+            EpisodeOverError: before `reset`.
+        """
+        if self._engine is None or self._file is None:
+            raise EpisodeOverError("there is no episode to take a snapshot of; call reset()")
+        _keep(self._file, self._done, point := self._engine.point())
+        state = {
+            "snapshot": SNAPSHOT,
+            "game": self.game,
+            "settings": self._playing,
+            "seed": self._seed,
+            "commands": self._done,
+            "state_key": point.key,
+            "text": self._screen,
+            "error": self._error,
+            "chance": self.np_random.bit_generator.state,
+        }
+        return json.dumps(state, separators=(",", ":")).encode()
+
+    def restore(self, snapshot: bytes) -> tuple[Observation, dict[str, Any]]:
+        """Go on from a snapshot of the same kind of game.
+
+        Raises:
+            ConfigError: these bytes are no snapshot of this kind of game; nothing has changed.
+            EnvFailureError: the game could not be made or started.
+        """
+        try:
+            state = json.loads(snapshot)
+            if (state["snapshot"], state["game"]) != (SNAPSHOT, self.game):
+                raise ConfigError(
+                    f"a snapshot of {state['game']!r}, version {state['snapshot']!r}, was given "
+                    f"to {self.game!r}, version {SNAPSHOT}; restore it into its own kind of game"
+                )
+            spec = GameSpec(self.game, complete(self.game, state["settings"]), state["seed"])
+            done = [str(text) for text in state["commands"]]
+            text, error, key = (str(state[name]) for name in ("text", "error", "state_key"))
+            if type(spec.seed) is not int or not 0 <= spec.seed < 2**32:
+                raise ValueError(f"its seed is {spec.seed!r}")
+            chance = np.random.default_rng(0)
+            chance.bit_generator.state = state["chance"]
+        except ConfigError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+            raise ConfigError(f"these bytes are no snapshot: {problem!r}") from problem
+        file = game_file(spec, self.make_timeout_s)
+        engine = self._engine_at(file, done, key)
+        if engine is not self._engine:
+            self.close()
+        self._engine, self._file, self._seed = engine, file, spec.seed
+        self._playing, self._done, self.np_random = spec.settings, done, chance
+        self._goal, self._screen, self._error = self._task(engine), text, error
+        return Observation(goal=self._goal, text=text, error=error), self._info(engine)
+
+    def _engine_at(self, file: Path, done: Sequence[str], key: str) -> _Engine:
+        """An engine to which these commands have been given; ours if that is possible."""
+        with _keeping:
+            point = _points.get((file, tuple(done)))
+        if point is not None and point.key == key:
+            engine = self._engine if self._engine is not None and self._file == file else None
+            engine = engine or _Engine(file)
+            engine.go_to(point)
+            return engine
+        engine = _Engine(file)
+        for number, text in enumerate(done, start=1):
+            if text not in engine.commands:
+                engine.close()
+                raise ConfigError(
+                    f"this snapshot does not belong to the game: its command {number}, "
+                    f"{text[:60]!r}, cannot be given there"
+                )
+            engine.step(text)
+        if engine.key != key:
+            engine.close()
+            raise ConfigError("this snapshot does not belong to the game: it leads elsewhere")
+        return engine
+
+    def _dismiss(self) -> None:
+        """Free the second engine."""
+        if self._adviser is not None:
+            self._adviser.close()
+        self._adviser, self._advised = None, []
+
     def close(self) -> None:
         """Free both engines; may be called twice. `reset` starts anew."""
-        for engine in (self._engine, self._adviser):
-            if engine is not None:
-                engine.close()
-        self._engine = self._adviser = None
+        self._dismiss()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None

@@ -181,12 +181,18 @@ def test_threads_that_want_the_same_game_wait_for_one(fake: FakeMaker) -> None:
 
 
 def test_processes_that_want_the_same_game_wait_for_one(tmp_path: Path) -> None:
-    """Really made, by whichever comes first; the other finds it."""
+    """Made by whichever comes first, while the other waits and then finds it."""
     code = (
+        "import time\n"
         "from agentgym.environments.text.games import *\n"
         "import agentgym.environments.text.games as games\n"
-        "made, make = [], games._maker.make\n"
-        "games._maker.make = lambda *job: (made.append(1), make(*job))\n"
+        "made = []\n"
+        "def make(kind, settings, seed, folder, timeout_s):\n"
+        "    made.append(1)\n"
+        "    time.sleep(0.5)\n"
+        "    (folder / 'game.z8').write_bytes(b'story')\n"
+        "    (folder / 'game.json').write_bytes(b'{}')\n"
+        "games._maker.make = make\n"
         "spec = GameSpec('treasure_hunter', complete('treasure_hunter', {'level': 1}), 3)\n"
         "print(len(made), game_file(spec).stat().st_size, len(made))\n"
     )

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ import agentgym  # noqa: F401  (registers the ids)
 from agentgym.actions import SYNTAXES
 from agentgym.environments.text import textworld
 from agentgym.environments.text.games import KINDS, GameSpec, complete, game_file
-from agentgym.environments.text.textworld import TextWorldEnv, resolve
+from agentgym.environments.text.textworld import TextWorldEnv
 from agentgym.errors import (
     ConfigError,
     EnvFailureError,
@@ -32,6 +33,8 @@ from agentgym.errors import (
 )
 
 SEEDS = (0, 1)
+"""Of `custom`; making a game takes seconds, so of the other kinds there is one."""
+GAMES = [*((kind, 0) for kind in KINDS), ("custom", 1)]
 HARMLESS = ("go", "open", "close", "take", "look", "examine", "inventory")
 
 
@@ -67,8 +70,7 @@ def test_every_kind_of_game_has_an_id() -> None:
 # ---- oracles
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "seed"), GAMES)
 def test_the_oracle_wins(kind: str, seed: int) -> None:
     limit = gym.spec(f"agentgym/textworld.{kind}-v0").max_episode_steps
     assert limit is not None
@@ -81,7 +83,7 @@ def test_the_oracle_wins(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_oracle_wins_after_detours(kind: str) -> None:
-    with playing(kind, 1) as (env, _, info):
+    with playing(kind) as (env, _, info):
         rng = random.Random(3)
         for _ in range(12):
             harmless = [c for c in info["admissible_actions"] if c.split()[0] in HARMLESS]
@@ -258,53 +260,6 @@ def test_render_shows_the_screen() -> None:
 
 
 # ---- commands
-
-
-@pytest.mark.parametrize(
-    ("text", "meant"),
-    [
-        ("take old key", "take old key from chest"),
-        ("TAKE  the Old KEY from the chest", "take old key from chest"),
-        ("get old key", "take old key from chest"),
-        ("pick up the old key", "take old key from chest"),
-        ("take coin", "take coin"),  # the coin on the floor, though a gold coin is near, too
-        ("take gold coin", "take gold coin from table"),
-        ("n", "go north"),
-        ("north", "go north"),
-        ("go n", "go north"),
-        ("walk to the north", ""),
-        ("put the coin in chest", "insert coin into chest"),
-        ("x chest", "examine chest"),
-        ("look at the chest", "examine chest"),
-        ("examine type A locker", "examine type A locker"),
-        ("examine locker", "examine type A locker"),
-        ("l", "look"),
-        ("i", "inventory"),
-        ("take", ""),
-        ("take key coin", ""),
-        ("take all", ""),
-        ("key old take", ""),
-        ("", ""),
-        ("the", ""),
-    ],
-)
-def test_resolve(text: str, meant: str) -> None:
-    admissible = [
-        "examine chest",
-        "examine type A locker",
-        "go north",
-        "insert coin into chest",
-        "inventory",
-        "look",
-        "take coin",
-        "take gold coin from table",
-        "take old key from chest",
-    ]
-    assert resolve(text, admissible) == meant
-
-
-def test_ambiguous_commands_are_not_guessed() -> None:
-    assert resolve("take key", ["take old key", "take new key"]) == ""
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -543,6 +498,127 @@ def test_spaces_can_be_copied_and_pickled() -> None:
         ):
             assert space == env.action_space
             assert space.sample() in info["admissible_actions"]
+
+
+# ---- snapshots
+
+
+def wander(env: TextWorldEnv, seed: int, turns: int) -> list[Any]:
+    """Harmless commands and refused ones; what came of them."""
+    rng = random.Random(seed)
+    lines: list[Any] = []
+    for _ in range(turns):
+        assert env._engine is not None
+        commands = [c for c in env._engine.commands if c.split()[0] in HARMLESS]
+        lines.append(env.step(rng.choice([*commands, "go up", "zap"])))
+    return lines
+
+
+@pytest.fixture(params=["kept in memory", "played again"])
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots in the process that took them, and in another one."""
+    monkeypatch.setattr(textworld, "_points", OrderedDict())
+    if request.param == "played again":
+        monkeypatch.setattr(textworld, "_keep", lambda *moment: None)
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_game_goes_on_as_the_first(kind: str) -> None:
+    with playing(kind) as (env, _, _):
+        *_, (observation, _, _, _, info) = wander(env, 0, 6)
+        snapshot = env.snapshot()
+        told = {"admissible_actions", "state_key", "score", "max_score"}
+        other = TextWorldEnv(kind)
+        assert other.restore(snapshot) == (observation, {k: info[k] for k in told})
+        assert other.snapshot() == snapshot
+        assert other.render() == env.render()
+        assert wander(other, 1, 4) == wander(env, 1, 4)
+        assert other.oracle_action() == env.oracle_action()
+        assert play(other) == play(env)
+        other.close()
+
+
+@pytest.mark.usefixtures("memory")
+def test_going_back_and_trying_something_else() -> None:
+    """As a tree search does: the game is that of the branch, its oracle's plan as well."""
+    with playing("custom", 1) as (env, _, _):
+        start = env.snapshot()
+        branches = []
+        for seed in (1, 2, 1):
+            env.restore(start)
+            branches.append([*wander(env, seed, 5), env.oracle_action()])
+        assert branches[0] == branches[2]
+        assert branches[0] != branches[1]
+
+
+def test_a_finished_game_can_be_kept() -> None:
+    with playing("coin_collector") as (env, _, _):
+        play(env)
+        other = TextWorldEnv("coin_collector")
+        _, info = other.restore(env.snapshot())
+        assert info["admissible_actions"] == []
+        with pytest.raises(EpisodeOverError):
+            other.step("look")
+        other.close()
+
+
+def test_settings_and_chance_belong_to_a_snapshot(asked: list[GameSpec]) -> None:
+    env, other = TextWorldEnv("custom"), TextWorldEnv("custom")
+    env.reset(seed=4, options={"world_size": 3})
+    other.restore(env.snapshot())
+    assert asked[-1] == asked[0]
+    assert asked[0].settings["world_size"] == 3
+    env.reset()
+    other.reset()
+    assert asked[-1] == asked[-2]  # the next game of the stream is the same
+    env.close()
+    other.close()
+
+
+def test_memory_of_snapshots_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textworld, "_points", points := OrderedDict())
+    monkeypatch.setattr(textworld, "POINTS", 3)
+    with playing("custom") as (env, _, _):
+        snapshots = []
+        for _ in range(5):
+            env.step("look")
+            snapshots.append(env.snapshot())
+        assert len(points) == 3
+        assert env.restore(snapshots[0])[0]["text"].startswith("-= ")  # forgotten: played again
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"snapshot": 0},
+        {"game": "simple"},
+        {"seed": -1},
+        {"seed": "0"},
+        {"settings": {"world_size": 99}},
+        {"settings": []},
+        {"commands": ["look", "fly away"]},
+        {"commands": 3},
+        {"state_key": "0"},
+        {"chance": {}},
+        {"chance": {"bit_generator": "PCG64", "state": 3, "has_uint32": 0, "uinteger": 0}},
+    ],
+    ids=str,
+)
+def test_a_snapshot_that_is_none_changes_nothing(change: dict[str, Any]) -> None:
+    with playing("custom") as (env, _, _):
+        env.step("look")
+        snapshot = env.snapshot()
+        broken = json.dumps({**json.loads(snapshot), **change}).encode()
+        with pytest.raises(ConfigError):
+            env.restore(broken)
+        assert env.snapshot() == snapshot
+        assert env.step("look")[0]["error"] == ""
+
+
+def test_no_snapshot_before_the_first_game() -> None:
+    with pytest.raises(EpisodeOverError, match="reset"):
+        TextWorldEnv("custom").snapshot()
 
 
 # ---- what is not there, and what breaks
