@@ -1,45 +1,26 @@
 """Batched generation by a transformers model in this process."""
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agentgym.core import GenerationRequest, SamplingParams
+from agentgym.core import GenerationRequest
 from agentgym.errors import ConfigError, InferenceError, UnknownNameError
-from agentgym.inference import sampling
+from agentgym.inference.answers import Answers, Row, failed
 from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad
 from agentgym.models.load import LoadedModel, load_model
-from agentgym.types import Completion, FinishReason, FloatArray, IntArray
+from agentgym.types import Completion, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
 _SCORED_AT_ONCE = 512
 """Positions whose logits `logprobs` holds at a time; each takes V floats."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """One request while it is answered."""
-
-    prompt: IntArray
-    params: SamplingParams
-    limit: int
-    stream: np.random.Generator
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    kept_mass: list[float] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
-    finish: FinishReason | None = None
-    error: str = ""
 
 
 class HFBackend:
@@ -106,11 +87,7 @@ class HFBackend:
         base: Any = model
         self._base = base.get_base_model() if hasattr(model, "peft_config") else base
         self._pads = can_pad(self._base)
-        self.eos_ids = frozenset(_eos_ids(self._base, tokenizer) if eos_ids is None else eos_ids)
-        self.vocabulary = int(self._base.get_input_embeddings().weight.shape[0])
-        self.max_positions = int(
-            getattr(self._base.config, "max_position_embeddings", 0) or 1 << 30
-        )
+        self.answers = Answers(self._base, tokenizer, eos_ids)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answer all requests, in order; see `InferenceBackend.generate`.
@@ -122,7 +99,7 @@ class HFBackend:
         good: list[int] = []
         for index, request in enumerate(requests):
             if reason := self._problem(request):
-                answers[index] = self._failed(reason)
+                answers[index] = failed(reason, self.version)
             else:
                 good.append(index)
         with self._serving():
@@ -142,7 +119,7 @@ class HFBackend:
         if len(sequences) != len(starts):
             raise ConfigError(f"got {len(sequences)} sequences and {len(starts)} starts")
         for index, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
-            reason = self._id_problem(ids)
+            reason = self.answers.id_problem(ids)
             if not reason and not 1 <= start <= len(ids):
                 reason = f"start must be in 1..{len(ids)}, got {start}"
             if reason:
@@ -218,38 +195,16 @@ class HFBackend:
 
     def _problem(self, request: GenerationRequest) -> str:
         """Why a request cannot be answered; empty if it can."""
-        params = request.sampling
-        if reason := self._id_problem(request.prompt_ids) or sampling.problem(params):
-            return reason
-        if len(request.prompt_ids) >= self.max_positions:
-            return (
-                f"the prompt has {len(request.prompt_ids)} tokens and the model "
-                f"{self.max_positions} positions; shorten the prompt"
-            )
-        if not isinstance(request.seed, Integral) or request.seed < 0:
-            return f"seed must be an integer of at least 0, got {request.seed!r}"
-        if params.stop and self.tokenizer is None:
-            return "stop strings need a tokenizer; give HFBackend one"
-        return ""
-
-    def _id_problem(self, ids: IntArray) -> str:
-        ids = np.asarray(ids)
-        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
-            return f"ids must be a non-empty 1-d integer array, got {ids.dtype} {ids.shape}"
-        if ids.min() < 0 or ids.max() >= self.vocabulary:
-            return f"ids must be in 0..{self.vocabulary - 1}, got {ids.min()}..{ids.max()}"
-        return ""
-
-    def _limit(self, request: GenerationRequest) -> int:
-        """How many tokens may be sampled: as asked, and as the model has positions for."""
-        return min(request.sampling.max_tokens, self.max_positions - len(request.prompt_ids))
+        if request.weights == "base" and self.model is not self._base:
+            return "HFBackend keeps the adapters on; for weights 'base' use Engine"
+        return self.answers.problem(request)
 
     def _chunks(
         self, requests: Sequence[GenerationRequest], good: Sequence[int]
     ) -> Iterator[list[int]]:
         """Indices to answer together: of similar length, of equal length if need be."""
         prompts = {index: len(requests[index].prompt_ids) for index in good}
-        totals = {index: prompts[index] + self._limit(requests[index]) for index in good}
+        totals = {index: prompts[index] + self.answers.limit(requests[index]) for index in good}
         order = sorted(good, key=lambda index: (prompts[index], totals[index]))
         if self._pads:
             yield from _packed(order, totals, *self._limits)
@@ -261,27 +216,19 @@ class HFBackend:
     def _answer(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answer one chunk; if it cannot be computed, its halves."""
         try:
-            return [self._completion(row) for row in self._decode(requests)]
+            return [self.answers.completion(row, self.version) for row in self._decode(requests)]
         except RuntimeError as error:  # out of memory above all; torch has no narrower class
             if len(requests) == 1:
-                return [self._failed(f"{type(error).__name__}: {str(error)[:500]}")]
+                return [failed(f"{type(error).__name__}: {str(error)[:500]}", self.version)]
             log.warning("a chunk of %d failed (%s); trying its halves", len(requests), error)
         if self._base.device.type == "cuda":
             torch.cuda.empty_cache()
         half = len(requests) // 2
         return self._answer(requests[:half]) + self._answer(requests[half:])
 
-    def _decode(self, requests: Sequence[GenerationRequest]) -> list[_Row]:
+    def _decode(self, requests: Sequence[GenerationRequest]) -> list[Row]:
         """Sample until every row is finished."""
-        everyone = [
-            _Row(
-                prompt=np.asarray(request.prompt_ids),
-                params=request.sampling,
-                limit=self._limit(request),
-                stream=np.random.default_rng(request.seed),
-            )
-            for request in requests
-        ]
+        everyone = [self.answers.row(request) for request in requests]
         batch: Rows = (
             PaddedRows(self._base, share_prefix=self.share_prefix)
             if self._pads
@@ -290,81 +237,15 @@ class HFBackend:
         rows = list(everyone)
         logits = batch.prefill([row.prompt for row in rows], max(row.limit for row in rows))
         while True:
-            sampled = sampling.sample(
-                logits, [row.params for row in rows], sampling.uniforms([r.stream for r in rows])
-            )
-            self._record(rows, sampled)
+            tokens = self.answers.sample(rows, logits).token_ids
             going = [index for index, row in enumerate(rows) if row.finish is None]
             if not going:
                 return everyone
-            tokens = sampled.token_ids
             if len(going) < len(rows):
                 order = batch.keep(going)
                 rows = [rows[index] for index in order]
                 tokens = tokens[order]
             logits = batch.step(tokens)
-
-    def _record(self, rows: Sequence[_Row], sampled: sampling.Sample) -> None:
-        """Append one token to each row and see whether it ends there."""
-        values = [getattr(sampled, part.name).tolist() for part in dataclasses.fields(sampled)]
-        columns = zip(*values, strict=True)
-        for row, (token, logprob, kept_mass, entropy, ok) in zip(rows, columns, strict=True):
-            if not ok:
-                row.finish = "error"
-                row.error = "the model's logits are not finite; check its weights and dtype"
-                continue
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            row.kept_mass.append(kept_mass)
-            row.entropy.append(entropy)
-            if token in self.eos_ids or self._stopped(row):
-                row.finish = "stop"
-            elif len(row.ids) >= row.limit:
-                row.finish = "length"
-
-    def _stopped(self, row: _Row) -> bool:
-        """True if the last token completed a stop string."""
-        if not row.params.stop:
-            return False
-        # Every token holds a byte at least, so the tail holds any stop string that ends here; the
-        # margin is for characters cut at its beginning.
-        tail = max(len(stop.encode()) for stop in row.params.stop) + 8
-        if not any(stop in self._text(row.ids[-tail:]) for stop in row.params.stop):
-            return False
-        return len(row.ids) <= tail or any(stop in self._text(row.ids) for stop in row.params.stop)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        if self.tokenizer is None:
-            return ""
-        text = self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return str(text)
-
-    def _completion(self, row: _Row) -> Completion:
-        if row.finish == "error":
-            return self._failed(row.error)
-        ended = row.finish == "stop" and row.ids[-1] in self.eos_ids
-        text = self._text(row.ids[:-1] if ended else row.ids)
-        cuts = [text.find(stop) for stop in row.params.stop]
-        return Completion(
-            text=text[: min((cut for cut in cuts if cut >= 0), default=len(text))],
-            token_ids=np.array(row.ids, np.int32),
-            logprobs=np.array(row.logprobs, np.float32),
-            kept_mass=np.array(row.kept_mass, np.float32),
-            entropy=np.array(row.entropy, np.float32),
-            finish_reason=row.finish or "abort",
-            weights_version=self.version,
-        )
-
-    def _failed(self, reason: str) -> Completion:
-        return Completion(
-            text="",
-            token_ids=None,
-            finish_reason="error",
-            weights_version=self.version,
-            error=reason,
-        )
 
     def _score(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
         """`logprobs` of one chunk, padded on the right: causal rows never see their padding."""
@@ -400,15 +281,6 @@ class HFBackend:
         )
         ends = np.cumsum(counts)[:-1]
         return list(np.split(values.cpu().numpy(), ends))
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Ids that end an answer, by the model's generation configuration and the tokenizer."""
-    named = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(named if isinstance(named, list) else [named])
-    if tokenizer is not None:
-        ids.add(tokenizer.eos_token_id)
-    return {int(token) for token in ids if token is not None}
 
 
 def _packed(

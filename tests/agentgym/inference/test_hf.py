@@ -12,6 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from agentgym.core import GenerationRequest, InferenceBackend, SamplingParams
 from agentgym.errors import ConfigError, InferenceError, UnknownNameError
 from agentgym.inference import cache, hf
+from agentgym.inference.answers import Answers
 from agentgym.inference.hf import HFBackend
 from agentgym.models.load import LoadedModel, load_model
 from agentgym.models.tiny import tiny_model
@@ -101,7 +102,7 @@ def windowed() -> HFBackend:
 def test_is_a_backend(backend: HFBackend) -> None:
     assert isinstance(backend, InferenceBackend)
     assert (backend.version, backend.concurrency) == (0, 1)
-    assert backend.eos_ids == {2}
+    assert backend.answers.eos_ids == {2}
     assert backend.generate([]) == []
     assert backend.logprobs([], []) == []
 
@@ -215,14 +216,14 @@ def test_stop_strings_in_long_answers_are_searched_in_the_tail(
     backend: HFBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    text_of = HFBackend._text
+    text_of = Answers.text
 
-    def spy(self: HFBackend, tokens: Any) -> str:
+    def spy(self: Answers, tokens: Any) -> str:
         decoded.append(len(tokens))
         return text_of(self, tokens)
 
-    monkeypatch.setattr(HFBackend, "_text", spy)
-    backend.eos_ids = frozenset()
+    monkeypatch.setattr(Answers, "text", spy)
+    backend.answers.eos_ids = frozenset()
     how = SamplingParams(max_tokens=60, stop=("never said",))
     answer = backend.generate(ask(RAGGED[:1], how))[0]
     assert answer.finish_reason == "length"
