@@ -1,0 +1,299 @@
+"""The score of a finished WebArena episode: once, at the end, on what the agent left behind.
+
+Nothing here steers the agent's own tabs: other pages are looked at in tabs of their own. What only
+a model can judge is not judged here: the evaluation lists its questions, and `Evaluation.judged`
+takes the answers, so that a judge can work later, elsewhere and in batches.
+
+Source: WebArena's ``evaluation_harness`` (arXiv 2307.13854, section 3.2). Modes as in `answers`.
+"""
+
+import html
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from agentgym.environments.web.webarena import answers
+from agentgym.environments.web.webarena.functions import SiteFunctions
+from agentgym.environments.web.webarena.tasks import Goal, HtmlTarget, WebArenaTask
+from agentgym.errors import BrowserError, ConfigError
+
+Mode = Literal["compat", "strict"]
+MODES: tuple[Mode, ...] = ("compat", "strict")
+NOT_ACHIEVABLE = "N/A"
+
+
+class PageState(Protocol):
+    """A page that is looked at and not changed by the agent any more."""
+
+    url: str
+
+    def content(self) -> str:
+        """The page's HTML."""
+        ...
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression.
+
+        Raises:
+            ValueError: the expression itself fails; anything else is the browser's failure.
+        """
+        ...
+
+
+class FinalState(Protocol):
+    """What the agent left behind."""
+
+    answer: str
+    """Text of its last message; empty if there was none."""
+    page: PageState
+    """The page it ended on."""
+
+    def visit(self, url: str) -> AbstractContextManager[PageState]:
+        """Another page with the agent's cookies, in a tab of its own that is closed after."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a judge is asked."""
+
+    kind: Literal["same_meaning", "same_reason"]
+    """Does the answer mean the same as the reference; is the agent's reason why the task cannot
+    be done the true one."""
+    task: str
+    """What the agent had been told."""
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One part of a score; the score is their product."""
+
+    name: str
+    """E.g. ``string_match.must_include[0]``."""
+    value: float | None
+    """0 or 1; None as long as `question` is open."""
+    detail: str = ""
+    question: Question | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A score and how it came about."""
+
+    factors: tuple[Factor, ...]
+
+    @property
+    def score(self) -> float | None:
+        """0 or 1; None if it hangs on a judge."""
+        values = [factor.value for factor in self.factors]
+        if 0.0 in values:
+            return 0.0
+        return None if None in values else float(math.prod(v for v in values if v is not None))
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What a judge must be asked; empty if the score stands without."""
+        if self.score is not None:
+            return ()
+        return tuple(f.question for f in self.factors if f.value is None and f.question)
+
+    def judged(self, verdicts: Sequence[bool | None]) -> "Evaluation":
+        """With the answers to `questions`, in order; None where the judge could not tell.
+
+        Raises:
+            ConfigError: as many answers as questions are needed.
+        """
+        questions = self.questions
+        if len(verdicts) != len(questions):
+            raise ConfigError(f"{len(questions)} questions, but {len(verdicts)} answers")
+        given = iter(verdicts)
+        factors = []
+        for factor in self.factors:
+            if factor.value is None and factor.question is not None and questions:
+                verdict = next(given)
+                factor = factor if verdict is None else replace(factor, value=float(verdict))
+            factors.append(factor)
+        return Evaluation(tuple(factors))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, for `info` and stores."""
+        return {
+            "score": self.score,
+            "factors": [
+                {"name": f.name, "value": f.value, "detail": f.detail} for f in self.factors
+            ],
+            "questions": [
+                {"kind": q.kind, "task": q.task, "reference": q.reference, "answer": q.answer}
+                for q in self.questions
+            ],
+        }
+
+
+def evaluate(
+    task: WebArenaTask,
+    state: FinalState,
+    *,
+    mode: Mode = "compat",
+    functions: SiteFunctions | None = None,
+) -> Evaluation:
+    """Score what the agent left behind.
+
+    Args:
+        task: what it should have done.
+        state: how things stand.
+        mode: "compat" repeats the published evaluators, "strict" repairs them.
+        functions: the helpers that targets name by ``func:``; they ask the sites.
+
+    Raises:
+        ConfigError: the mode, or a kind of evaluation that is not text's (pictures, network).
+        EnvFailureError: the browser or a site failed.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"mode must be one of {MODES}, got {mode!r}")
+    goal = task.goal
+    if goal.verified or "page_image_query" in goal.kinds:
+        what = "network events" if goal.verified else "pictures"
+        raise ConfigError(f"task {task.id} is evaluated by {what}, which this evaluator does not")
+    parts: dict[str, Callable[[], Iterator[Factor]]] = {
+        "string_match": lambda: _string_match(task, goal, state.answer, mode),
+        "url_match": lambda: _url_match(goal, state.page.url, mode),
+        "program_html": lambda: _program_html(task, goal, state, mode, functions),
+    }
+    factors: list[Factor] = []
+    for kind in goal.kinds:
+        for factor in parts[kind]():
+            factors.append(factor)
+            if factor.value == 0.0:  # a product: whatever follows cannot change it
+                return Evaluation(tuple(factors))
+    return Evaluation(tuple(factors))
+
+
+def _string_match(task: WebArenaTask, goal: Goal, said: str, mode: Mode) -> Iterator[Factor]:
+    answer = answers.clean(said)
+    strict = mode == "strict"
+    impossible = goal.answers.get("fuzzy_match") == NOT_ACHIEVABLE
+    if impossible:
+        same = answers.exact(NOT_ACHIEVABLE, answer)
+        question = Question("same_reason", task.intent, goal.impossible_because, answer)
+        yield Factor("string_match.impossible", 1.0 if same else None, answer, question)
+        if not same and not strict:
+            return  # the judge's word overwrites every other factor in the original
+    for rule, reference in goal.answers.items():
+        if rule == "fuzzy_match" and impossible:
+            continue
+        yield from _rule(f"string_match.{rule}", rule, reference, answer, task.intent, strict, True)
+
+
+def _rule(
+    name: str, rule: str, reference: Any, answer: str, intent: str, strict: bool, spoken: bool
+) -> Iterator[Factor]:
+    """The factors of one rule. `spoken`: it is about the agent's answer, not about a page."""
+    items = [reference] if isinstance(reference, str) else list(reference)
+    if rule == "exact_match":
+        yield _factor(name, answers.exact(items[0], answer), answer)
+    elif rule == "one_of":
+        yield _factor(name, any(answers.exact(item, answer) for item in items), answer)
+    elif rule == "must_include":
+        # One reference of one character must be a word, in the agent's answer only; alternatives
+        # are split on pages only.
+        tokenize = spoken and len(items) == 1
+        for index, item in enumerate(items):
+            options = [item] if spoken else item.split(answers.OR)
+            found = any(
+                answers.includes(option, answer, tokenize=tokenize, strict=strict)
+                for option in options
+            )
+            yield _factor(f"{name}[{index}]", found, answer)
+    elif rule == "must_exclude":
+        for index, item in enumerate(items):
+            found = answers.includes(item, answer, tokenize=spoken, strict=strict)
+            yield _factor(f"{name}[{index}]", not found, answer)
+    elif rule == "required_values":
+        for index, item in enumerate(items):
+            yield _factor(f"{name}[{index}]", answers.required_value(item, answer), answer)
+    else:
+        for index, item in enumerate(items):
+            question = Question("same_meaning", intent, item, answer)
+            yield Factor(f"{name}[{index}]", None, _short(answer), question)
+
+
+def _url_match(goal: Goal, url: str, mode: Mode) -> Iterator[Factor]:
+    same = answers.same_url(goal.url, url, note=goal.url_note, strict=mode == "strict")
+    yield _factor("url_match", same, url)
+
+
+def _program_html(
+    task: WebArenaTask,
+    goal: Goal,
+    state: FinalState,
+    mode: Mode,
+    functions: SiteFunctions | None,
+) -> Iterator[Factor]:
+    for index, target in enumerate(goal.targets):
+        name = f"program_html[{index}]"
+        shown = _shown(target, state, functions)
+        for rule, reference in target.required.items():
+            yield from _rule(
+                f"{name}.{rule}", rule, reference, shown, task.intent, mode == "strict", False
+            )
+
+
+def _shown(target: HtmlTarget, state: FinalState, functions: SiteFunctions | None) -> str:
+    """What the target's page shows at its locator."""
+    url = target.url
+    if url.startswith("func:"):
+        url = _needed(functions, url).url(url, last_url=state.page.url)
+    if url == "last":
+        return _located(target, state.page, functions)
+    with state.visit(url) as page:
+        return _located(target, page, functions)
+
+
+def _located(target: HtmlTarget, page: PageState, functions: SiteFunctions | None) -> str:
+    locator = target.locator.strip()
+    if not locator:
+        return html.unescape(page.content())
+    if locator.startswith("func:"):
+        return html.unescape(_needed(functions, locator).text(locator, page=page))
+    try:
+        for action in target.prepare:
+            page.evaluate(action)
+    except ValueError:
+        pass  # as in the original: what cannot be prepared is read as it is
+    function = locator.removeprefix("lambda:")
+    expression = locator if function == locator else f"({function})()"
+    try:
+        value = page.evaluate(expression)
+    except ValueError:
+        return ""
+    return html.unescape(_python_text(value))
+
+
+def _python_text(value: Any) -> str:
+    """A value from JavaScript as Python's `str` writes it, on which published scores rest."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _needed(functions: SiteFunctions | None, call: str) -> SiteFunctions:
+    if functions is None:
+        raise BrowserError(f"{call!r} asks a site, and no `functions` were given to do so")
+    return functions
+
+
+def _factor(name: str, holds: bool, detail: str) -> Factor:
+    return Factor(name, float(holds), _short(detail))
+
+
+def _short(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def questions_of(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Question]]:
+    """All open questions of many evaluations, for one batch of a judge."""
+    return [(name, q) for name, evaluation in evaluations.items() for q in evaluation.questions]

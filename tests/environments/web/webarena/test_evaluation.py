@@ -1,0 +1,167 @@
+"""The score of a finished episode, rule by rule."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from agentgym.environments.web.webarena.evaluation import Evaluation, evaluate, questions_of
+from agentgym.environments.web.webarena.functions import SiteFunctions
+from agentgym.environments.web.webarena.tasks import Goal, HtmlTarget, WebArenaTask
+from agentgym.errors import BrowserError, ConfigError
+
+
+class Page:
+    def __init__(self, url: str = "http://h/last", html: str = "", **values: Any) -> None:
+        self.url, self.html, self.values = url, html, values
+        self.ran: list[str] = []
+
+    def content(self) -> str:
+        return self.html
+
+    def evaluate(self, expression: str) -> Any:
+        self.ran.append(expression)
+        value = self.values.get(expression, ValueError("no such element"))
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+class State:
+    def __init__(self, answer: str = "", page: Page | None = None, **others: Page) -> None:
+        self.answer = answer
+        self.page: Page = page or Page()
+        self.others = others
+        self.visited: list[str] = []
+
+    @contextmanager
+    def visit(self, url: str) -> Iterator[Page]:
+        self.visited.append(url)
+        yield self.others[url]
+
+
+def task(goal: Goal) -> WebArenaTask:
+    return WebArenaTask(7, "Do it", ("http://h",), ("reddit",), goal)
+
+
+def said(answer: str, mode: Any = "compat", because: str = "", **rules: Any) -> Evaluation:
+    goal = Goal(("string_match",), answers=rules, impossible_because=because)
+    return evaluate(task(goal), State(answer), mode=mode)
+
+
+def showing(page: Page, mode: Any = "compat", locator: str = "x", **rules: Any) -> float | None:
+    target = HtmlTarget("last", locator, rules)
+    return evaluate(
+        task(Goal(("program_html",), targets=(target,))), State("", page), mode=mode
+    ).score
+
+
+def test_answers_are_cleaned_twice() -> None:
+    band = "Quest Lumaflex\u2122 Band"
+    assert said('"  quest lumaflex\u2122 band "', exact_match=band).score == 1
+    assert said("""'"abc"'""", exact_match="abc").score == 1
+    assert said("abcd", exact_match="abc").score == 0
+
+
+def test_one_reference_of_one_character_is_a_word_and_two_are_not() -> None:
+    assert said("12", must_include=["1"]).score == 0
+    assert said("12", must_include=["1", "2"]).score == 1
+    assert said("100", must_include=["10"]).score == 1
+    assert said("100", "strict", must_include=["10"]).score == 0
+
+
+def test_alternatives_are_split_on_pages_and_not_in_answers() -> None:
+    assert said("a", must_include=["a |OR| b"]).score == 0
+    assert showing(Page(x="b"), must_include=["a |OR| b"]) == 1
+    assert showing(Page(x="c"), must_include=["a |OR| b"]) == 0
+
+
+def test_impossible_tasks() -> None:
+    assert said("n/a", fuzzy_match="N/A", because="no shop").score == 1
+    evaluation = said("no such store", fuzzy_match="N/A", because="no shop")
+    assert evaluation.score is None
+    (question,) = evaluation.questions
+    assert (question.kind, question.reference, question.answer) == (
+        "same_reason",
+        "no shop",
+        "no such store",
+    )
+    assert evaluation.judged([True]).score == 1
+    assert evaluation.judged([False]).score == 0
+    assert evaluation.judged([None]).score is None
+
+
+def test_a_judge_is_asked_once_for_each_reference_and_only_if_it_matters() -> None:
+    evaluation = said("five o'clock", must_include=["five"], fuzzy_match=["5 pm", "17:00"])
+    assert [q.reference for q in evaluation.questions] == ["5 pm", "17:00"]
+    assert evaluation.judged([True, False]).score == 0
+    assert evaluation.judged([True, True]).score == 1
+    assert evaluation.judged([False, None]).score == 0
+    assert said("six", must_include=["five"], fuzzy_match=["5 pm"]).questions == ()
+    with pytest.raises(ConfigError, match="2 questions"):
+        evaluation.judged([True])
+    assert [name for name, _ in questions_of({"t": evaluation})] == ["t", "t"]
+
+
+def test_the_rules_of_visual_webarena() -> None:
+    assert said("Gold", one_of=["yellow", "gold"]).score == 1
+    assert showing(Page(x="7 left"), required_values=["<= 8"]) == 1
+    assert showing(Page(x="red and blue"), must_exclude=["green"]) == 1
+    assert showing(Page(x="red and blue"), must_exclude=["blue"]) == 0
+
+
+def test_what_a_page_shows_is_python_text() -> None:
+    assert showing(Page(x=None), exact_match="None") == 1  # so published scores have it
+    assert showing(Page(x=None), exact_match="") == 0
+    assert showing(Page(x=0), exact_match="0") == 1
+    assert showing(Page(x=3.0), exact_match="3") == 1
+    assert showing(Page(x="a &amp; b"), exact_match="A & B") == 1
+    assert showing(Page(), exact_match="") == 1  # the element is not there
+    assert showing(Page(html="<p>Books</p>"), locator=" ", must_include=["books"]) == 1
+    page = Page(**{"(() => 4)()": 4})
+    assert showing(page, locator="lambda:() => 4", exact_match="4") == 1
+
+
+def test_other_pages_are_visited_in_tabs_of_their_own() -> None:
+    here, there = Page(x="last"), Page(url="http://h/a", x="there")
+    targets = (
+        HtmlTarget("http://h/a", "x", {"exact_match": "there"}, prepare=("open()",)),
+        HtmlTarget("last", "x", {"exact_match": "last"}),
+        HtmlTarget("func:reddit_get_post_url('__last_url__')", "x", {"exact_match": "there"}),
+    )
+    here.url = "http://h/f/b/3/title"
+    state = State("", here, **{"http://h/a": there, "http://h/f/b/3/": there})
+    goal = Goal(("program_html",), targets=targets)
+    assert evaluate(task(goal), state, functions=SiteFunctions({})).score == 1
+    assert state.visited == ["http://h/a", "http://h/f/b/3/"]
+    assert there.ran == ["open()", "x", "x"]
+    assert here.ran == ["x"]
+    with pytest.raises(BrowserError, match="reddit_get_post_url"):
+        evaluate(task(goal), state)
+
+
+def test_the_score_is_a_product_and_ends_at_the_first_zero() -> None:
+    goal = Goal(
+        ("string_match", "url_match", "program_html"),
+        answers={"exact_match": "yes"},
+        url="http://h/last",
+        targets=(HtmlTarget("http://h/never", "x", {"exact_match": "z"}),),
+    )
+    state = State("no", Page())
+    evaluation = evaluate(task(goal), state)
+    assert evaluation.score == 0
+    assert len(evaluation.factors) == 1
+    assert state.visited == []
+    told = json.loads(json.dumps(evaluation.to_json()))
+    assert told["factors"] == [{"name": "string_match.exact_match", "value": 0.0, "detail": "no"}]
+
+
+def test_what_this_evaluator_does_not_do_is_told() -> None:
+    with pytest.raises(ConfigError, match="pictures"):
+        evaluate(task(Goal(("page_image_query",))), State())
+    with pytest.raises(ConfigError, match="network"):
+        evaluate(task(Goal((), verified=({"evaluator": "x"},))), State())
+    with pytest.raises(ConfigError, match="mode"):
+        said("a", "kind", exact_match="a")
