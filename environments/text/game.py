@@ -88,6 +88,8 @@ class TextGame(AgentEnv):
         self._readings: dict[str, tuple[Reading, dict[str, Any]]] = {}
         self._choices = Choices([self.write("?")])
         self.action_space = ActionText(self.action_set, action_syntax, sampler=self._choices)
+        self._texts: Sequence[str] = ()
+        self._listed: list[str] = []
         self._goal = ""
         self._text = ""
         self._error = ""
@@ -123,11 +125,14 @@ class TextGame(AgentEnv):
         """Take a state that `save` returned."""
         raise NotImplementedError
 
-    def admissible(self) -> list[str] | None:
-        """Texts that are possible now, in a fixed order; None if they cannot be listed."""
+    def admissible(self) -> Sequence[str] | None:
+        """Texts that are possible now, in a fixed order; None if they cannot be listed.
+
+        A game whose texts stay the same returns the same tuple again, which costs nothing.
+        """
         return None
 
-    def guesses(self) -> list[str]:
+    def guesses(self) -> Sequence[str]:
         """Texts to draw random actions from where `admissible` is None."""
         return ["?"]
 
@@ -225,6 +230,7 @@ class TextGame(AgentEnv):
                     f"{state['snapshot']!r} was given to {mine[1]!r}, mode {mine[2]!r}, "
                     f"version {mine[0]}; restore it into an environment made like the first"
                 )
+            shown = (state["goal"], state["text"], state["error"], state["over"])
             self.load(state["state"])
             self.np_random.bit_generator.state = state["chance"]
         except ConfigError:
@@ -233,8 +239,7 @@ class TextGame(AgentEnv):
             if before is not None:
                 self.load(before)
             raise ConfigError(f"these bytes are no snapshot: {error!r}") from error
-        self._goal, self._text, self._error = state["goal"], state["text"], state["error"]
-        self._over = state["over"]
+        self._goal, self._text, self._error, self._over = shown
         return self._observation(), self._info()
 
     @property
@@ -269,6 +274,14 @@ class TextGame(AgentEnv):
                 self._written[text] = written
         return written
 
+    def draw(self, count: int) -> int:
+        """One of ``range(count)`` from the game's chance.
+
+        An action space with the game's own seed draws the same stream, so that a plain
+        ``integers(count)`` here would give its random guess of a hidden word away.
+        """
+        return int(self.np_random.integers(2**62)) % count
+
     def render(self) -> Any:
         """What the last observation showed."""
         return self._text or self._error
@@ -291,12 +304,15 @@ class TextGame(AgentEnv):
 
     def _info(self) -> dict[str, Any]:
         info = {"state_key": self.key(), **self.facts()}
-        texts = [] if self._over else self.admissible()
-        if texts is not None:
-            actions = [self.write(text) for text in texts]
-            info["admissible_actions"] = actions
-        else:
-            actions = [self.write(text) for text in self.guesses()]
-        if actions:
-            self._choices.actions = actions
+        if self._over:
+            return info | {"admissible_actions": []}
+        texts = admissible = self.admissible()
+        if texts is None:
+            texts = self.guesses()
+        if texts is not self._texts or not isinstance(texts, tuple):
+            self._texts, self._listed = texts, [self.write(text) for text in texts]
+        if admissible is not None:
+            info["admissible_actions"] = self._listed.copy()
+        if texts:
+            self._choices.actions = self._listed
         return info

@@ -27,7 +27,10 @@ NOT_ACHIEVABLE = "N/A"
 class PageState(Protocol):
     """A page that is looked at and not changed by the agent any more."""
 
-    url: str
+    @property
+    def url(self) -> str:
+        """Its address."""
+        ...
 
     def content(self) -> str:
         """The page's HTML."""
@@ -45,10 +48,15 @@ class PageState(Protocol):
 class FinalState(Protocol):
     """What the agent left behind."""
 
-    answer: str
-    """Text of its last message; empty if there was none."""
-    page: PageState
-    """The page it ended on."""
+    @property
+    def answer(self) -> str:
+        """Text of its last message; empty if there was none."""
+        ...
+
+    @property
+    def page(self) -> PageState:
+        """The page it ended on."""
+        ...
 
     def visit(self, url: str) -> AbstractContextManager[PageState]:
         """Another page with the agent's cookies, in a tab of its own that is closed after."""

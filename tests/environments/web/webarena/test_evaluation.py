@@ -120,7 +120,8 @@ def test_what_a_page_shows_is_python_text() -> None:
     assert showing(Page(x="a &amp; b"), exact_match="A & B") == 1
     assert showing(Page(), exact_match="") == 1  # the element is not there
     assert showing(Page(html="<p>Books</p>"), locator=" ", must_include=["books"]) == 1
-    page = Page(**{"(() => 4)()": 4})
+    page = Page()
+    page.values["(() => 4)()"] = 4
     assert showing(page, locator="lambda:() => 4", exact_match="4") == 1
 
 
