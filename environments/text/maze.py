@@ -1,7 +1,7 @@
 """agentgym/maze-v0: find the goal of a small maze by written moves (LMRL-Gym, NLRL)."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -278,7 +278,7 @@ class MazeEnv(TextGame):
         self.width, self.height, self.loops = width, height, loops
         self._rewards = REWARDS[reward]
         self._end = "\n" if self.mode == "original" else ""
-        self._legal = list(MOVES)
+        self._legal = tuple(MOVES)
         self._goal_text = ""
 
     def begin(self, options: Mapping[str, Any]) -> str:
@@ -393,7 +393,7 @@ class MazeEnv(TextGame):
         self.maze, self.shown = maze, [str(text) for text in state["shown"]]
         self._setting()
 
-    def admissible(self) -> list[str]:
+    def admissible(self) -> Sequence[str]:
         """The four moves, also those into walls."""
         return self._legal
 
