@@ -22,6 +22,14 @@ _TEXTWORLD_STEPS = {
 _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("maze", "maze", "MazeEnv", {}, 100),
     ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
+    ("twenty_questions", "twenty_questions", "TwentyQuestionsEnv", {}, 40),
+    (
+        "twenty_questions.original",
+        "twenty_questions",
+        "TwentyQuestionsEnv",
+        {"mode": "original"},
+        40,
+    ),
     ("wordle", "wordle", "WordleEnv", {}, 12),
     ("wordle.original", "wordle", "WordleEnv", {"mode": "original"}, 12),
 )

@@ -1,0 +1,334 @@
+"""agentgym/twenty_questions-v0: find out an object by questions that are answered yes or no."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from agentgym.actions import ActionCall
+from agentgym.environments.text.game import Outcome, TextGame
+from agentgym.environments.text.object_table import ObjectTable, object_table, tokens
+from agentgym.errors import ConfigError
+from agentgym.players import Player, PlayerTurn, ask
+from agentgym.seeding import SEED_MAX, derive
+from agentgym.types import Message
+
+QUESTIONS = 20
+MAX_WORDS = 40
+MAX_CHARACTERS = 300
+CANNOT_TELL = "I cannot tell."
+_ANSWER = re.compile(r"\W*(yes|no|i cannot tell|i can't tell|cannot tell|unknown)\b", re.IGNORECASE)
+_PUBLISHED_OPENINGS = ("Is", "Does", "Can", "Do", "Are", "Could")
+_PUBLISHED_IGNORED = {"object", "something", "type", "kind"}
+_INVALID = "Is this a valid question?"
+_COMMON_NOUNS = set(
+    "animal fruit vegetable vehicle clothing clothes instrument furniture food tool toy jewelry "
+    "item thing plant device machine appliance utensil sport ball game water metal wood plastic "
+    "color colour size shape house home kitchen garden office name letter word person people "
+    "hand foot head material part piece pet mammal bird fish body place".split()
+)
+_MASS = {"Broccoli", "Spinach", "Corn", "Peas", "Celery", "Paper", "Toothpaste", "Glue", "Lego"}
+_PER_TURN = 12
+
+
+def question(text: str) -> None:
+    """Ask a question that is answered with yes or no, such as: Is it an animal?"""
+
+
+class TableOracle:
+    """Answers from the table of attributes, truthfully.
+
+    Args:
+        unknown: its answer to a question that the table cannot tell.
+    """
+
+    name = "attribute table"
+
+    def __init__(self, unknown: str = CANNOT_TELL) -> None:
+        self.unknown = unknown
+
+    def answer(self, turn: PlayerTurn) -> str:
+        """``Yes.``, ``No.`` or `unknown`, to the last message about ``facts["object"]``."""
+        table = object_table()
+        meaning = table.read(turn.messages[-1].content)
+        if meaning is None:
+            return self.unknown
+        return "Yes." if meaning.yes >> table.names.index(turn.facts["object"]) & 1 else "No."
+
+
+class TwentyQuestionsEnv(TextGame):
+    """Find out which object is meant, by at most twenty yes/no questions.
+
+    ## Description
+    Twenty Questions of LMRL-Gym (Abdulhai et al. 2023, https://arxiv.org/abs/2311.18232): 158
+    objects in 17 categories. By default the answers come from a table of some 250 attributes
+    (`object_table.ObjectTable`), which says how questions are read; any `Player` can answer
+    instead.
+
+    In the mode "original" the texts, rewards and rules are the published ones, with these defects
+    that "fixed" repairs:
+
+    * what the oracle cannot answer is answered ``No.``, which is often untrue; fixed:
+      ``I cannot tell.``;
+    * a question that breaks the rules is silently replaced by ``Is this a valid question?`` and
+      answered ``No.``; fixed: it is told what is wrong;
+    * any question that ends with the object's name and has no other noun wins if its answer is
+      yes; fixed: the question must be whether it is this object, and that answer is the game's own;
+    * common other names (phone, sofa) do not count; fixed: they do.
+
+    The published nouns come from a part-of-speech tagger, here from a list; the published oracle
+    is a language model, here the table, unless `oracle` is given.
+
+    ## Action Space
+    One action, ``question(text)``; in the default syntax "text" the last line is the question.
+    Fixed: a line that is no yes/no question, or is longer than 40 words or 300 characters, is told
+    in ``error``. It counts as a question like any other, and so does an empty line.
+
+    ## Observation Space
+    ``goal`` explains the game; ``text`` is the answer and how many questions are left (original:
+    the answer alone, each text with a newline; the first is ``Questions:``).
+
+    ## Rewards
+    -1 for each question, 0 for the one that names the object.
+
+    ## Starting State
+    A random object. Options of ``reset``: ``{"object": name}``, or ``{"deterministic": True}``
+    for the object whose number is the seed modulo 158, as published.
+
+    ## Episode End
+    Terminated when the object is named (``info["success"]`` is true) or after 20 questions.
+
+    ## Arguments
+    * `mode`: "fixed" or "original";
+    * `oracle`: who answers; None for the table. A language model is told the object and asked for
+      each question alone; answers other than yes, no and "I cannot tell" are asked for again;
+    * `action_syntax`: one of `actions.SYNTAXES`.
+
+    ## Version History
+    * v0: first.
+    """
+
+    actions = (question,)
+
+    def __init__(
+        self,
+        *,
+        mode: str = "fixed",
+        oracle: Player | None = None,
+        action_syntax: str = "text",
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(mode=mode, action_syntax=action_syntax, render_mode=render_mode)
+        self.oracle: Player = oracle or TableOracle("No." if mode == "original" else CANNOT_TELL)
+        self._table: ObjectTable = object_table()
+        self._nouns = _COMMON_NOUNS | self._table.words
+        self._object = 0
+        self._asked = 0
+        self._left = self._table.everything
+        self._talk_seed = 0
+
+    def begin(self, options: Mapping[str, Any]) -> str:
+        """Choose the object."""
+        names = self._table.names
+        unknown = set(options) - {"object", "deterministic"}
+        if unknown:
+            raise ConfigError(f"unknown options {sorted(unknown)}; known: object, deterministic")
+        drawn = int(self.np_random.integers(len(names)))
+        self._talk_seed = int(self.np_random.integers(SEED_MAX))
+        if "object" in options:
+            if options["object"] not in names:
+                raise ConfigError(f"object must be one of {names}, got {options['object']!r}")
+            drawn = names.index(options["object"])
+        elif options.get("deterministic"):
+            drawn = self.np_random_seed % len(names)
+        self._object, self._asked, self._left = drawn, 0, self._table.everything
+        if self.mode == "original":
+            return "Questions:\n"
+        return f"Ask your first question. Questions left: {QUESTIONS}."
+
+    def goal(self) -> str:
+        """The rules."""
+        return (
+            "I am thinking of one object. Find out which, by questions that are answered with yes "
+            f"or no. You have {QUESTIONS} questions, one a line, each a single question of at most "
+            f"{MAX_WORDS} words. You win by asking for the object itself, such as: Is it a cat? "
+            + (
+                "A question that I do not understand is answered No."
+                if self.mode == "original"
+                else f"What I do not know is answered: {CANNOT_TELL} Every line counts."
+            )
+        )
+
+    def unreadable(self, error: str) -> Outcome:
+        """An empty line, or no call: a question lost."""
+        if self.mode == "original":
+            return self._published("", error)
+        return self._counted("That was no question.", error=error)
+
+    def play(self, call: ActionCall) -> Outcome:
+        """Answer the question."""
+        text = call.arguments["text"].strip()
+        return self._published(text) if self.mode == "original" else self._fixed(text)
+
+    def _fixed(self, text: str) -> Outcome:
+        if len(text) > MAX_CHARACTERS or len(text.split()) > MAX_WORDS:
+            error = f"A question has at most {MAX_WORDS} words and {MAX_CHARACTERS} characters."
+            return self._counted("That was too long.", error=error)
+        if not self._table.asks(text):
+            error = (
+                "Ask a question that is answered with yes or no and begins with Is, Does, Can or "
+                f"the like; got {text[:60]!r}"
+            )
+            return self._counted("That was no yes/no question.", error=error)
+        meaning = self._table.read(text)
+        if meaning is None or meaning.guess is None:
+            return self._counted(self._ask(text))
+        if meaning.guess != self._object:
+            self._learn(text, "No.")
+            return self._counted("No.")
+        self._asked += 1
+        text = f"Yes, it is: {self._table.names[self._object]}."
+        return Outcome(text, 0.0, terminated=True, success=True)
+
+    def _counted(self, answer: str, error: str = "") -> Outcome:
+        """A turn that did not name the object."""
+        self._asked += 1
+        if self._asked < QUESTIONS:
+            return Outcome(
+                f"{answer} Questions left: {QUESTIONS - self._asked}.", -1.0, error=error
+            )
+        name = self._table.names[self._object]
+        text = f"{answer} No questions are left. It was: {name}."
+        return Outcome(text, -1.0, terminated=True, error=error)
+
+    def _published(self, text: str, error: str = "") -> Outcome:
+        asked = published_question(text)
+        answer = "No." if asked == _INVALID else self._ask(asked)
+        if asked == _INVALID and not error:
+            error = f"The rules allow no such question: {text[:60]!r}"
+        self._asked += 1
+        success = answer == "Yes." and self._names_it(asked)
+        end = success or self._asked >= QUESTIONS
+        reward = 0.0 if success else -1.0
+        return Outcome(f"{answer}\n", reward, terminated=end, success=success, error=error)
+
+    def _names_it(self, asked: str) -> bool:
+        """The published test: it ends with the object's name and has no other noun."""
+        variants = [tokens(variant) for variant in self._table.variants[self._object]]
+        ignored = _PUBLISHED_IGNORED.union(*variants)
+        words = tokens(asked)
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word in self._nouns and word not in ignored and following != "of":
+                return False
+        return any(words[-len(variant) :] == variant for variant in variants)
+
+    def _ask(self, text: str) -> str:
+        """The oracle's answer, checked."""
+        variants = self._table.variants[self._object]
+        allowed = "Yes. or No." if self.mode == "original" else f"Yes., No. or {CANNOT_TELL}"
+        turn = PlayerTurn(
+            role="oracle",
+            instructions=(
+                "You know a secret object, and someone tries to find out which by questions. The "
+                f"object: {', '.join(variants)}. Answer each question truthfully. Write only "
+                f"{allowed}"
+            ),
+            messages=(Message("user", text),),
+            facts={"object": variants[0]},
+            seed=derive(self._talk_seed, self._asked),
+        )
+        answer = ask(self.oracle, turn, self._heard)
+        self._learn(text, answer)
+        return answer
+
+    def _heard(self, text: str) -> str | None:
+        match = _ANSWER.match(text)
+        if match is None:
+            return None
+        word = match[1].lower()
+        if word in ("yes", "no"):
+            return f"{word.capitalize()}."
+        return None if self.mode == "original" else CANNOT_TELL
+
+    def _learn(self, text: str, answer: str) -> None:
+        """Keep the objects for which the answer is right, for the expert."""
+        meaning = self._table.read(text)
+        if meaning is not None and answer != CANNOT_TELL:
+            self._left &= meaning.yes if answer == "Yes." else ~meaning.yes
+
+    def save(self) -> Any:
+        """The object, the questions asked, what the answers leave, and the oracle's chance."""
+        return {
+            "object": self._object,
+            "asked": self._asked,
+            "left": f"{self._left:x}",
+            "seed": self._talk_seed,
+        }
+
+    def load(self, state: Any) -> None:
+        """The inverse of `save`."""
+        left, asked = int(state["left"], 16), int(state["asked"])
+        index, seed = range(len(self._table.names))[state["object"]], int(state["seed"])
+        self._object, self._asked, self._left, self._talk_seed = index, asked, left, seed
+
+    def key(self) -> str:
+        """The object, the questions asked, and what the answers leave of all objects."""
+        return f"{self._object}/{self._asked}/{self._left:x}"
+
+    def facts(self) -> dict[str, Any]:
+        """How many questions are left."""
+        return {"questions_left": QUESTIONS - self._asked}
+
+    def guesses(self) -> list[str]:
+        """A dozen plausible questions, others at each turn; one names an object."""
+        first = self._asked * _PER_TURN
+        attributes = [*self._table.attributes.values()][first : first + _PER_TURN]
+        name = self._table.names[self._asked * 37 % len(self._table.names)]
+        return [*(attribute.question for attribute in attributes), guess_question(name)]
+
+    def expert(self) -> str:
+        """The question that halves what is left; the object once it is certain, or the last turn.
+
+        Only objects that the answers so far leave are asked about.
+        """
+        left = self._left or self._table.everything  # an oracle may contradict itself
+        if self._asked == QUESTIONS - 1 or left & (left - 1) == 0:
+            return guess_question(self._table.names[(left & -left).bit_length() - 1])
+        return self._table.best_question(left)
+
+
+def guess_question(name: str) -> str:
+    """The question whether it is this object.
+
+    Example:
+        >>> guess_question("Apple"), guess_question("Shoes"), guess_question("Corn")
+        ('Is it an apple?', 'Is it a pair of shoes?', 'Is it corn?')
+    """
+    lower = name.lower()
+    variants = object_table().variants[object_table().names.index(name)]
+    if f"Pair of {lower}" in variants:
+        return f"Is it a pair of {lower}?"
+    if name in _MASS:
+        return f"Is it {lower}?"
+    return f"Is it {'an' if lower[0] in 'aeiou' else 'a'} {lower}?"
+
+
+def published_question(text: str) -> str:
+    """What LMRL-Gym's rules make of a line: a question, or ``Is this a valid question?``.
+
+    Source: `asker_postproc` in llm_rl_scripts/twenty_questions/env/data.py of LMRL-Gym.
+
+    Example:
+        >>> published_question("is it red"), published_question("Tell me.")
+        ('Is it red?', 'Is this a valid question?')
+    """
+    asked = text.strip()
+    if not asked:
+        return _INVALID
+    asked = asked if asked.endswith("?") else f"{asked}?"
+    asked = asked[0].upper() + asked[1:]
+    words = asked.split(" ")
+    if len(words) > MAX_WORDS or words[0] not in _PUBLISHED_OPENINGS:
+        return _INVALID
+    if asked[-2] == "." and words[-1] != "etc.?":
+        return _INVALID
+    return asked
