@@ -180,21 +180,44 @@ def plain(value: Any, where: str = "value") -> Any:
         >>> plain({1: (np.float32(0.5), np.arange(2))})
         {'1': [0.5, [0, 1]]}
     """
+    try:
+        return _quick(value)
+    except _Odd:
+        return _careful(value, where)
+
+
+class _Odd(Exception):
+    """Something else than JSON's own types."""
+
+
+def _quick(value: Any) -> Any:
+    """`plain` for what is plain already, as nearly everything is."""
+    kind = type(value)
+    if kind in _EXACT:
+        return value
+    if kind is list:
+        return [v if type(v) in _EXACT else _quick(v) for v in value]
+    if kind is dict and all(type(k) is str for k in value):
+        return {k: v if type(v) in _EXACT else _quick(v) for k, v in value.items()}
+    raise _Odd
+
+
+def _careful(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value if type(value) in _EXACT else _base(value)
     if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
         return value.tolist()
     if isinstance(value, Mapping):
-        return {_key(k, where): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        return {_key(k, where): _careful(v, f"{where}[{k!r}]") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [_careful(v, f"{where}[{i}]") for i, v in enumerate(value)]
     raise StoreError(
         f"{where} is {value!r:.80} of type {type(value).__name__}, which is no JSON value; "
         "give numbers, texts, lists and mappings"
     )
 
 
-_EXACT = (type(None), bool, int, float, str)
+_EXACT = frozenset((type(None), bool, int, float, str))
 
 
 def _base(value: Any) -> int | float | str:

@@ -39,6 +39,8 @@ class _Column(NamedTuple):
 
 
 def _text(value: Any, where: str) -> str:
+    if type(value) is str and value.isascii():
+        return value
     if not isinstance(value, str):
         raise StoreError(f"{where} is {value!r:.80}, not a text")
     try:
@@ -73,6 +75,8 @@ def _vector(dtype: type[np.generic]) -> Callable[[Any, str], Any]:
                 f"{where} is an array of {given.dtype} with shape {given.shape}; expected one "
                 f"dimension of {dtype.__name__}"
             )
+        if given.dtype == dtype:
+            return given
         with np.errstate(over="ignore"):
             array = given.astype(dtype)
         if kinds == "iu" and not np.array_equal(array, given):
@@ -165,10 +169,23 @@ TURN_COLUMNS = {
     "info": _JSON,
     "cost": _JSON,
 }
+_TURN_ENCODERS = [(name, column.encode) for name, column in TURN_COLUMNS.items()]
 _TURN_TYPE = pa.struct({name: column.type for name, column in TURN_COLUMNS.items()})
 
 
 def _turns(value: Iterable[Turn], where: str) -> list[dict[str, Any]]:
+    turns = tuple(value)
+    try:
+        return [
+            {name: encode(getattr(turn, name), "") for name, encode in _TURN_ENCODERS}
+            for turn in turns
+        ]
+    except (StoreError, TypeError, ValueError, OverflowError):
+        return _named_turns(turns, where)
+
+
+def _named_turns(value: Iterable[Turn], where: str) -> list[dict[str, Any]]:
+    """As above, with the place of each value at hand for the error, which costs more than all."""
     return [
         {
             name: column.encode(getattr(turn, name), f"{where}[{i}].{name}")
