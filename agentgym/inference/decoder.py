@@ -1,0 +1,365 @@
+"""The forward pass over pages: any transformers decoder, and a fused one for the Llama family."""
+
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from agentgym.errors import ConfigError
+from agentgym.inference.attention import Plan, Span
+from agentgym.inference.linear import FusedLinear, can_fuse
+from agentgym.inference.pages import PagePool
+
+_FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+_NAME = "agentgym_pages"
+_PROBE = (5, 3, 7, 11, 2, 13)
+"""Token ids (below any vocabulary) on which a model is compared with its own forward pass."""
+
+_now = threading.local()
+
+
+class Decoder(ABC):
+    """A causal language model that keeps its keys and values in pages.
+
+    Attributes:
+        model: the transformers model without adapters around it.
+        layers: how many layers have keys and values.
+        heads: key heads.
+        width: of a head.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config: Any = model.config
+        self.model = model
+        self.layers = int(config.num_hidden_layers)
+        queries = int(config.num_attention_heads)
+        self.heads = int(getattr(config, "num_key_value_heads", None) or queries)
+        self.width = int(getattr(config, "head_dim", None) or config.hidden_size // queries)
+
+    @abstractmethod
+    def hidden(
+        self,
+        ids: torch.Tensor,
+        plan: Plan,
+        *,
+        adapted: bool = True,
+        layers: Collection[int] = (),
+    ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
+        """Hidden states of packed tokens.
+
+        Args:
+            ids: (T,) of all rows, in the plan's order.
+            plan: where the tokens are and what they see.
+            adapted: with the adapters of a LoRA model.
+            layers: whose outputs to return too, numbered as in transformers: 0 is the embedding,
+                the last one is normalised.
+
+        Returns:
+            (T, d) after the last norm, and (T, d) for each of `layers`.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(R, V) of (R, d) final hidden states."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """The model's weights have changed in place."""
+
+    def pool(self, pages: int) -> PagePool:
+        """Memory for this model."""
+        return PagePool(
+            layers=self.layers,
+            heads=self.heads,
+            width=self.width,
+            pages=pages,
+            dtype=self.model.dtype,
+            device=self.model.device,
+        )
+
+
+def make_decoder(model: Any, *, fused: bool | None = None) -> Decoder:
+    """The fastest decoder that is exact for a model.
+
+    Args:
+        model: a transformers model, or a `peft.PeftModel` around one.
+        fused: insist on `FusedDecoder` or on `TransformersDecoder`.
+
+    Raises:
+        ConfigError: neither can serve it, or not the one that was asked for.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    if reason := _needs_more(base):
+        raise ConfigError(f"Engine cannot serve this model: {reason}; use HFBackend")
+    reason = _not_fused(base)
+    if fused and reason:
+        raise ConfigError(f"this model has no fused path: {reason}; leave fused at None")
+    if fused is not False and not reason:
+        return FusedDecoder(base)
+    return TransformersDecoder(model, base)
+
+
+def _needs_more(base: Any) -> str:
+    """Why pages and causal attention over everything before do not describe a model."""
+    config = base.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None)
+    if kinds != {"full_attention"} or (
+        window is not None and getattr(config, "use_sliding_window", True)
+    ):
+        return f"its layers are {', '.join(sorted(kinds))} (sliding window {window})"
+    if getattr(config, "is_encoder_decoder", False):
+        return "it has an encoder"
+    if getattr(base, "_is_stateful", False) or not getattr(config, "num_attention_heads", 0):
+        return "it is recurrent"
+    if not getattr(base, "_supports_attention_backend", False):
+        return f"attention of {config.model_type!r} cannot be exchanged in transformers"
+    return ""
+
+
+def _not_fused(base: Any) -> str:
+    """Why the fused path does not describe a model; empty if it does."""
+    config = base.config
+    if config.model_type not in _FUSED:
+        return f"{config.model_type!r} is not among {', '.join(sorted(_FUSED))}"
+    if getattr(config, "hidden_act", "silu") != "silu":
+        return f"its activation is {config.hidden_act!r}"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in _STATIC_ROPE:
+        return f"its positions are {rope!r}"
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    linears = [m for n, m in base.named_modules() if n.rpartition(".")[2] in names]
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    if type(embedding) is not torch.nn.Embedding or not all(map(can_fuse, [*linears, head])):
+        return "a layer is neither linear nor has a plain LoRA adapter"
+    return ""
+
+
+class FusedDecoder(Decoder):
+    """Llama, Mistral, Qwen2 and Qwen3 with few, large operations.
+
+    Queries, keys and values are one product, gate and up another, residuals are added within
+    products, and nothing is padded. The weights are copies (see `FusedLinear`); norms and the
+    embedding are the model's own.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Copy the weights of a model that `make_decoder` has checked."""
+        super().__init__(model)
+        untyped: Any = model
+        self._trunk: Any = untyped.get_decoder()
+        self._layers = [_FusedLayer(layer) for layer in self._trunk.layers[: self.layers]]
+        self._head = FusedLinear([untyped.get_output_embeddings()])
+        self._eps = float(untyped.config.rms_norm_eps)
+
+    def hidden(
+        self,
+        ids: torch.Tensor,
+        plan: Plan,
+        *,
+        adapted: bool = True,
+        layers: Collection[int] = (),
+    ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
+        """Hidden states of packed tokens; see `Decoder.hidden`."""
+        x = F.embedding(ids, self._trunk.embed_tokens.weight)
+        cos, sin = self._trunk.rotary_emb(x[None], position_ids=plan.positions[None])
+        cos, sin = cos[0, :, None], sin[0, :, None]  # (T, 1, D)
+        # x rotated by half a head, instead of halves negated and put together.
+        sin = torch.cat([-sin[..., : self.width // 2], sin[..., self.width // 2 :]], dim=-1)
+        kept: dict[int, torch.Tensor] = {}
+        for index, layer in enumerate(self._layers):
+            if index in layers:
+                kept[index] = x
+            y = F.rms_norm(x, x.shape[-1:], layer.norm_before.weight, self._eps)
+            y = layer.qkv(y, adapted=adapted).view(len(x), -1, self.width)
+            heads, values = y[:, : -self.heads], y[:, -self.heads :]
+            if layer.norm_heads is not None:
+                heads = layer.normed(heads, self.heads, self._eps)
+            heads = torch.addcmul(heads * cos, heads.roll(self.width // 2, -1), sin)
+            y = plan.attend(
+                index, heads[:, : -self.heads], heads[:, -self.heads :], values, layer.scale
+            )
+            x = layer.out(y, x, adapted=adapted)
+            y = F.rms_norm(x, x.shape[-1:], layer.norm_after.weight, self._eps)
+            gate, up = layer.gate_up(y, adapted=adapted).chunk(2, dim=-1)
+            x = layer.down(F.silu(gate).mul_(up), x, adapted=adapted)
+        x = F.rms_norm(x, x.shape[-1:], self._trunk.norm.weight, self._eps)
+        if self.layers in layers:
+            kept[self.layers] = x
+        return x, kept
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(R, V) of (R, d) final hidden states."""
+        return self._head(hidden)
+
+    def refresh(self) -> None:
+        """Copy the weights again."""
+        for layer in self._layers:
+            for part in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                part.refresh()
+        self._head.refresh()
+
+
+class _FusedLayer:
+    """One layer's products and norms."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv = FusedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out = FusedLinear([attention.o_proj])
+        self.gate_up = FusedLinear([mlp.gate_proj, mlp.up_proj])
+        self.down = FusedLinear([mlp.down_proj])
+        self.norm_before = layer.input_layernorm
+        self.norm_after = layer.post_attention_layernorm
+        self.scale = float(attention.scaling)
+        queries, keys = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        self.norm_heads = None if queries is None else (queries, keys)
+
+    def normed(self, heads: torch.Tensor, key_heads: int, eps: float) -> torch.Tensor:
+        """(T, Hq + H, D) with every head normalised, as Qwen3 does."""
+        assert self.norm_heads is not None
+        parts = (heads[:, :-key_heads], heads[:, -key_heads:])
+        return torch.cat(
+            [
+                F.rms_norm(part, part.shape[-1:], norm.weight, eps)
+                for part, norm in zip(parts, self.norm_heads, strict=True)
+            ],
+            dim=1,
+        )
+
+
+class TransformersDecoder(Decoder):
+    """Any transformers decoder whose attention function can be exchanged for ours.
+
+    Its own forward pass runs on the packed tokens of all rows, as one text with positions of each
+    row's own; only attention knows the rows.
+    """
+
+    def __init__(self, model: Any, base: PreTrainedModel) -> None:
+        """Check the model on a few tokens against its own attention.
+
+        Raises:
+            ConfigError: the two differ.
+        """
+        super().__init__(base)
+        self._outer = model if model is not base else None
+        untyped: Any = base
+        self._decoder: Any = untyped.get_decoder()
+        self._head: Any = untyped.get_output_embeddings()
+        AttentionInterface.register(_NAME, _attend)
+        AttentionMaskInterface.register(_NAME, _no_mask)
+        try:
+            same = self._probe()
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise ConfigError(
+                f"Engine cannot serve {base.config.model_type!r}: {error}; use HFBackend"
+            ) from error
+        if not same:
+            raise ConfigError(
+                f"Engine cannot serve {base.config.model_type!r}: over pages its logits differ "
+                "from its own forward pass; use HFBackend"
+            )
+
+    def hidden(
+        self,
+        ids: torch.Tensor,
+        plan: Plan,
+        *,
+        adapted: bool = True,
+        layers: Collection[int] = (),
+    ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
+        """Hidden states of packed tokens; see `Decoder.hidden`."""
+        switch = (
+            contextlib.nullcontext()
+            if adapted or self._outer is None
+            else self._outer.disable_adapter()
+        )
+        with switch, _paged(self.model, plan):
+            out = self._decoder(
+                input_ids=ids[None],
+                position_ids=plan.positions[None],
+                use_cache=False,
+                output_hidden_states=bool(layers),
+            )
+        kept = {index: out.hidden_states[index][0] for index in layers}
+        last: torch.Tensor = out.last_hidden_state[0]
+        return last, kept
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(R, V) of (R, d) final hidden states."""
+        logits: torch.Tensor = self._head(hidden)
+        return logits
+
+    def refresh(self) -> None:
+        """Nothing is copied."""
+
+    def _probe(self) -> bool:
+        """True if a text in two steps gives the logits that it gives as a whole."""
+        untyped: Any = self.model
+        ids = torch.tensor(_PROBE, device=untyped.device)
+        ids = ids.clamp_max(untyped.get_input_embeddings().weight.shape[0] - 1)
+        pool, half = self.pool(2), len(ids) // 2
+        with torch.inference_mode(), in_eval(untyped):
+            whole = untyped(input_ids=ids[None], use_cache=False).logits[0, -1].float()
+            self.hidden(ids[:half], Plan([Span(0, half, (), (1,))], pool))
+            plan = Plan([Span(half, len(ids) - half, (), (1,))], pool)
+            last = self.logits(self.hidden(ids[half:], plan)[0][-1:])[0].float()
+        limit = 1e-3 if untyped.dtype == torch.float32 else 0.1
+        return bool((last - whole).abs().max() <= limit * whole.abs().max().clamp_min(1.0))
+
+
+@contextlib.contextmanager
+def in_eval(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout, in a module that may be a trainer's."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _paged(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
+    """With a model's attention over the pages of a plan, in this thread."""
+    config: Any = model.config
+    before = config._attn_implementation
+    _now.plan = plan
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        del _now.plan
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' form: (1, H, T, D) in, (1, T, H, D) out."""
+    special = [n for n in ("softcap", "s_aux", "sliding_window") if options.get(n) is not None]
+    if special:
+        raise ConfigError(f"Engine cannot serve attention with {special[0]}; use HFBackend")
+    plan: Plan = _now.plan
+    queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    out = plan.attend(module.layer_idx, queries, keys, values, scale)
+    return out.view(1, *queries.shape), None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The plan knows what each token sees."""

@@ -1,0 +1,411 @@
+"""Which texts are computed in a step: continuous batching over pages, first come first served."""
+
+import logging
+from bisect import insort
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+import torch
+
+from agentgym.inference.answers import Answers
+from agentgym.inference.attention import Plan, Span, in_order
+from agentgym.inference.decoder import Decoder
+from agentgym.inference.jobs import Generation, Job, Reading, Scoring, States
+from agentgym.inference.pages import PAGE, Match, Node, PagePool, PrefixTree
+
+log = logging.getLogger(__name__)
+
+_OVERTAKES = 16
+"""Times that a text which does not fit may be overtaken by smaller ones."""
+_SCORED_AT_ONCE = 512
+"""Positions whose logits are held at a time; each takes V floats."""
+_TRUNK_GAIN = 64
+"""Pages that reading a shared beginning in place must save in a step; its own cost is as much as
+attention over about half as many pages."""
+_RECOVERY = 64
+"""Steps without failure after which lowered limits are doubled."""
+
+
+class Scheduler:
+    """Runs jobs in one thread: `add`, then `step` while `busy`.
+
+    Every step computes one token of each text that is being answered and a chunk of those that
+    are being read. Texts are admitted in order of arrival. When memory is full, kept prefixes are
+    evicted; then the youngest text gives its pages back and is computed again later, with the
+    tokens that it had. The oldest text is therefore never stopped.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        answers: Answers,
+        pool: PagePool,
+        *,
+        max_batch: int,
+        chunk: int,
+        reuse: bool,
+    ) -> None:
+        """Begin with empty memory.
+
+        Args:
+            decoder: computes.
+            answers: samples.
+            pool: memory, all of which is the scheduler's.
+            max_batch: most texts in a step.
+            chunk: most tokens in a step besides one of each text being answered.
+            reuse: keep prefixes.
+        """
+        self.decoder = decoder
+        self.pool = pool
+        self.tree = PrefixTree(pool)
+        self.version = 0
+        self.waiting: list[Job] = []
+        self.running: list[Job] = []
+        self.counters = dict.fromkeys(("steps", "computed", "reused", "preempted"), 0)
+        """How much was done: tokens computed and tokens found in memory, among others."""
+        self._answers = answers
+        self._limits = (max_batch, chunk)
+        self._max_batch, self._chunk = self._limits
+        self._good_steps = 0
+        self._reuse = reuse
+        self._arrivals = count()
+
+    @property
+    def busy(self) -> bool:
+        """True if there is something to do."""
+        return bool(self.waiting or self.running)
+
+    @property
+    def capacity(self) -> int:
+        """Longest text that memory can hold."""
+        return self.pool.pages * PAGE
+
+    def add(self, job: Job) -> None:
+        """Queue a text."""
+        job.arrival = next(self._arrivals)
+        self.waiting.append(job)
+
+    def step(self, *, fresh: bool = True) -> None:
+        """Compute once.
+
+        Args:
+            fresh: admit texts that have no results yet; without, the others are finished first.
+        """
+        self._drop_aborted()
+        self._admit(fresh)
+        for weights in dict.fromkeys(job.weights for job in self.running):
+            self._forward([job for job in self.running if job.weights == weights])
+        if self._good_steps >= _RECOVERY and (self._max_batch, self._chunk) != self._limits:
+            self._max_batch = min(2 * self._max_batch, self._limits[0])
+            self._chunk = min(2 * self._chunk, self._limits[1])
+            self._good_steps = 0
+
+    def forget(self) -> None:
+        """Drop all kept prefixes: the weights have changed. Nothing may be running."""
+        for weights in ("policy", "base"):
+            self.tree.drop(weights)
+
+    def fail_all(self, reason: str) -> None:
+        """End everything without an answer."""
+        for job in [*self.running]:
+            self._leave(job, keep=False)
+            job.fail(reason, self.version)
+        for job in self.waiting:
+            job.fail(reason, self.version)
+        self.waiting.clear()
+
+    def _drop_aborted(self) -> None:
+        for job in [job for job in self.running if job.aborted]:
+            self._leave(job, keep=True)
+            self._abort(job)
+        for job in [job for job in self.waiting if job.aborted]:
+            self.waiting.remove(job)
+            self._abort(job)
+
+    def _abort(self, job: Job) -> None:
+        if isinstance(job, Generation):
+            job.finish(self.version)
+        else:
+            job.fail("aborted", self.version)
+
+    # Admission and memory
+
+    def _admit(self, fresh: bool) -> None:
+        """Let waiting texts in, in order; one that does not fit may be overtaken a few times."""
+        blocked: list[Job] = []
+        for job in [job for job in self.waiting if fresh or job.started]:
+            if len(self.running) >= self._max_batch:
+                return
+            if any(b.overtaken >= _OVERTAKES for b in blocked):
+                return
+            match = self._match(job)
+            if self._leader(job, match) is not None:
+                continue
+            if self._place(job, match):
+                self.waiting.remove(job)
+                insort(self.running, job, key=lambda j: j.arrival)
+                for other in blocked:
+                    other.overtaken += 1
+            else:
+                blocked.append(job)
+
+    def _match(self, job: Job) -> Match:
+        if not self._reuse:
+            return Match()
+        return self.tree.match(job.weights, np.array(job.tokens, np.int32), job.need)
+
+    def _leader(self, job: Job, match: Match) -> Job | None:
+        """A text being read whose beginning is worth waiting for."""
+        if not self._reuse:
+            return None
+        worth = match.tokens + PAGE
+        if job.need < worth:
+            return None
+        for other in self.running:
+            if (
+                other.todo > 1
+                and other.weights == job.weights
+                and other.computed < worth <= len(other.tokens)
+                and other.tokens[:worth] == job.tokens[:worth]
+            ):
+                other.awaited = True
+                return other
+        return None
+
+    def _place(self, job: Job, match: Match) -> bool:
+        """Give a text its pages and what is kept of its beginning; False if there is no room."""
+        if not self._fits(job, match):
+            if self.running or not match.tokens:
+                return False
+            # Alone, and what is kept of it stands in its own way.
+            match = Match()
+            if not self._fits(job, match):
+                return False
+        trunk = self._trunk(job, match)
+        copied = match.nodes[len(trunk) :]
+        tail = (match.tail,) if match.tail is not None else ()
+        self.tree.pin((*match.nodes, *tail))
+        job.trunk = trunk
+        job.passed = match.nodes
+        for node in job.passed:
+            node.readers += 1
+        job.pages = []
+        self._extend(job, len(job.tokens))
+        sources = [node.page for node in (*copied, *tail)]
+        self.pool.copy(sources, job.pages[: len(sources)])
+        self.tree.unpin((*copied, *tail))
+        job.computed = match.tokens
+        self.counters["reused"] += match.tokens
+        return True
+
+    def _fits(self, job: Job, match: Match) -> bool:
+        """True if there is room, with a page to grow for each running text."""
+        kept = [*match.nodes, *([match.tail] if match.tail is not None else [])]
+        available = self.pool.free + self.tree.evictable - sum(not node.users for node in kept)
+        wanted = _pages(len(job.tokens) + 1)
+        return available >= wanted + len(self.running)
+
+    def _trunk(self, job: Job, match: Match) -> tuple[Node, ...]:
+        """The part of a kept beginning that is read in place, together with other texts.
+
+        One that others read so already, unless a longer one would save much more.
+        """
+        best = 0
+        for trunk in {other.trunk for other in self.running if other.weights == job.weights}:
+            if len(trunk) > best and match.nodes[: len(trunk)] == trunk:
+                best = len(trunk)
+        for length in range(len(match.nodes), best, -1):
+            if match.nodes[length - 1].readers * (length - best) >= _TRUNK_GAIN:
+                return match.nodes[:length]
+        return match.nodes[:best]
+
+    def _extend(self, job: Job, tokens: int) -> bool:
+        """Give a text pages for so many tokens; False if memory is full."""
+        while (len(job.trunk) + len(job.pages)) * PAGE < tokens:
+            page = self.pool.take()
+            if page is None and self.tree.evict(1):
+                page = self.pool.take()
+            if page is None:
+                return False
+            job.pages.append(page)
+        return True
+
+    def _make_room(self, jobs: Sequence[Job]) -> list[Job]:
+        """Extend texts by a token each, oldest first; the youngest of all may have to leave."""
+        kept = []
+        for job in jobs:
+            while job in self.running and not self._extend(job, len(job.tokens)):
+                self._preempt(self.running[-1])
+            kept.append(job)
+        return [job for job in kept if job in self.running]
+
+    def _preempt(self, job: Job) -> None:
+        """Take a text's memory away; it waits at its old place in the order."""
+        self._leave(job, keep=False)
+        job.rewind()
+        insort(self.waiting, job, key=lambda j: j.arrival)
+        self.counters["preempted"] += 1
+
+    def _leave(self, job: Job, *, keep: bool, broken: bool = False) -> None:
+        """Take a text out of the batch.
+
+        Args:
+            job: running.
+            keep: its keys and values for later texts.
+            broken: they may hold NaN.
+        """
+        self.running.remove(job)
+        kept: set[int] = set()
+        if keep and self._reuse and job.computed:
+            kept = self._keep(job, give=True)
+        if broken:
+            self.pool.clear(job.pages)
+        self.tree.unpin(job.trunk)
+        for node in job.passed:
+            node.readers -= 1
+        self.pool.give([page for page in job.pages if page not in kept])
+        job.pages, job.trunk, job.passed = [], (), ()
+
+    def _keep(self, job: Job, *, give: bool) -> set[int]:
+        tokens = np.array(job.tokens[: job.computed], np.int32)
+        own = job.pages[: _pages(len(tokens)) - len(job.trunk)]
+        return self.tree.insert(job.weights, tokens, job.trunk, own, give=give)
+
+    # Computing
+
+    def _forward(self, jobs: list[Job]) -> None:
+        """Compute a step of texts that are read by the same weights."""
+        jobs = self._make_room([job for job in jobs if job in self.running])
+        chosen: list[tuple[Job, int]] = []
+        left = self._chunk
+        for job in jobs:
+            new = 1 if job.todo == 1 else min(job.todo, left)
+            if new:
+                chosen.append((job, new))
+                left -= new if job.todo > 1 else 0
+        if not chosen:
+            return
+        spans = [
+            Span(job.computed, new, tuple(node.page for node in job.trunk), tuple(job.pages))
+            for job, new in chosen
+        ]
+        order = in_order(spans)
+        chosen = [chosen[index] for index in order]
+        try:
+            self._compute(chosen, Plan([spans[index] for index in order], self.pool))
+        except RuntimeError as error:  # out of memory above all; torch has no narrower class
+            self._shrink(chosen, error)
+        else:
+            self._good_steps += 1
+
+    def _compute(self, chosen: Sequence[tuple[Job, int]], plan: Plan) -> None:
+        tokens = [t for job, new in chosen for t in job.tokens[job.computed :][:new]]
+        layers = {job.layer for job, _ in chosen if job.layer is not None}
+        hidden, by_layer = self.decoder.hidden(
+            torch.tensor(tokens, device=self.pool.memory.device),
+            plan,
+            adapted=chosen[0][0].weights == "policy",
+            layers=layers,
+        )
+        answering: list[Generation] = []
+        last: list[int] = []
+        scored: list[tuple[Scoring, int, int, int]] = []  # job, position, rows
+        start = 0
+        for job, new in chosen:
+            first = max(job.need - job.computed, 0)  # of the new tokens, the first that is wanted
+            end = start + new
+            if isinstance(job, Generation):
+                if new == job.todo:
+                    answering.append(job)
+                    last.append(end - 1)
+            elif isinstance(job, Scoring):
+                if first < new:
+                    scored.append((job, job.computed + first, start + first, end))
+            elif isinstance(job, States) and job.layer is not None and first < new:
+                job.take(by_layer[job.layer][start + first : end])
+            start = end
+        logits = self.decoder.logits(hidden[last]) if last else None
+        self._score(scored, hidden)
+        # Only now, as nothing can fail for lack of memory any more.
+        self.counters["steps"] += 1
+        self.counters["computed"] += plan.tokens
+        for job, new in chosen:
+            job.computed += new
+        if logits is not None:
+            self._sample(answering, logits)
+        for job, _ in chosen:
+            if job.awaited and job.todo <= 1:
+                job.awaited = False
+                if job in self.running:
+                    self._keep(job, give=False)
+            if isinstance(job, Reading) and not job.todo:
+                self._finish_reading(job)
+
+    def _score(self, scored: Sequence[tuple[Scoring, int, int, int]], hidden: torch.Tensor) -> None:
+        """Hand out log-probabilities, some positions at a time."""
+        pieces = [
+            (job, position + offset, slice(row + offset, min(row + offset + _SCORED_AT_ONCE, end)))
+            for job, position, row, end in scored
+            for offset in range(0, end - row, _SCORED_AT_ONCE)
+        ]
+        while pieces:
+            batch, rows = [], 0
+            while pieces and (not rows or rows + _length(pieces[0][2]) <= _SCORED_AT_ONCE):
+                batch.append(pieces.pop(0))
+                rows += _length(batch[-1][2])
+            states = torch.cat([hidden[where] for _, _, where in batch])
+            logprobs = self.decoder.logits(states).float().log_softmax(dim=-1)
+            for (job, position, where), part in zip(
+                batch, logprobs.split([_length(w) for _, _, w in batch]), strict=True
+            ):
+                job.take(part, position)
+
+    def _sample(self, jobs: Sequence[Generation], logits: torch.Tensor) -> None:
+        """One token for each text, which may be its last."""
+        self._answers.sample([job.row for job in jobs], logits)
+        for job in jobs:
+            job.sampled()
+            if job.row.finish is not None:
+                broken = job.row.finish == "error"
+                self._leave(job, keep=not broken, broken=broken)
+                job.finish(self.version)
+
+    def _finish_reading(self, job: Reading) -> None:
+        result = job.result()
+        broken = not np.isfinite(result).all()
+        self._leave(job, keep=not broken, broken=broken)
+        job.future.set_result(result)
+
+    def _shrink(self, chosen: Sequence[tuple[Job, int]], error: RuntimeError) -> None:
+        """A step failed: go on with half of it; a text that fails alone is told why."""
+        tokens = sum(new for _, new in chosen)
+        reason = f"{type(error).__name__}: {str(error)[:500]}"
+        self._good_steps = 0
+        if self.pool.memory.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(chosen) == 1 and tokens <= PAGE:
+            job = chosen[0][0]
+            self._leave(job, keep=False)
+            job.fail(f"{reason} (a smaller memory= leaves more room for computing)", self.version)
+            return
+        self._chunk = max(PAGE, min(self._chunk, tokens) // 2)
+        self._max_batch = max(1, len(chosen) // 2)
+        log.warning(
+            "a step of %d texts failed (%s); going on with %d texts and chunks of %d",
+            len(chosen),
+            reason,
+            self._max_batch,
+            self._chunk,
+        )
+        while len(self.running) > self._max_batch:
+            self._preempt(self.running[-1])
+
+
+def _pages(tokens: int) -> int:
+    return -(-tokens // PAGE)
+
+
+def _length(where: slice) -> int:
+    length: int = where.stop - where.start
+    return length
