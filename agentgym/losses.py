@@ -203,3 +203,142 @@ def negative_log_likelihood(logprobs: Tensor, weights: Tensor) -> Tensor:
         Scalar, in nats per unit of the reduction.
     """
     return -(weights * logprobs).sum()
+
+
+# ---------------------------------------------------------------------------------------------
+# Policy gradients
+# ---------------------------------------------------------------------------------------------
+
+
+def policy_gradient(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """REINFORCE: minus the weighted sum of advantage times log-probability.
+
+    Source: Williams 1992, https://doi.org/10.1007/BF00992696.
+
+    Args:
+        logprobs: (M,) of the action tokens, with gradient.
+        advantages: (M,) of each token.
+        weights: (M,) from `token_weights`.
+
+    Returns:
+        Scalar.
+    """
+    return -(weights * advantages * logprobs).sum()
+
+
+def clipped_policy_gradient(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    low: float = 0.2,
+    high: float = 0.2,
+    reciprocal: bool = False,
+    units: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate: minus the weighted sum of min(ratio A, clip(ratio) A).
+
+    Source: Schulman et al. 2017, https://arxiv.org/abs/1707.06347, equation 7. `low` and `high`
+    apart: Yu et al. 2025, https://arxiv.org/abs/2503.14476, equation 10. `reciprocal` and `units`:
+    Chen et al. 2025 (LOOP), https://arxiv.org/abs/2502.01600, section 4.
+
+    Args:
+        logprobs: (M,) with gradient.
+        old_logprobs: (M,) of the policy that sampled.
+        advantages: (M,).
+        weights: (M,) from `token_weights`.
+        low: the ratio is clipped at 1 - low from below, or at 1 / (1 + low) if `reciprocal`.
+        high: the ratio is clipped at 1 + high from above.
+        reciprocal: see `low`.
+        units: (M,) whole numbers; tokens of the same unit (a turn, an episode) share the product
+            of their ratios. By default every token has its own.
+
+    Returns:
+        The scalar loss, and (M,) bool: where clipping took the gradient away.
+    """
+    difference = logprobs - old_logprobs
+    if units is not None:
+        _, place = torch.unique(units, return_inverse=True)
+        sums = difference.new_zeros(int(place.max()) + 1 if len(place) else 0)
+        difference = sums.index_add(0, place, difference)[place]
+    ratio = difference.exp()
+    lower = 1.0 / (1.0 + low) if reciprocal else 1.0 - low
+    plain, clipped = ratio * advantages, ratio.clamp(lower, 1.0 + high) * advantages
+    loss = -(weights * torch.minimum(plain, clipped)).sum()
+    return loss, (clipped < plain).detach()
+
+
+Divergence: TypeAlias = Literal["k1", "k2", "k3"]
+
+
+def divergence(logprobs: Tensor, reference: Tensor, estimator: Divergence = "k3") -> Tensor:
+    """KL(policy || reference) estimated at tokens that the policy sampled.
+
+    =========  ===========================  ==========================================
+    estimator  with d = reference - policy
+    =========  ===========================  ==========================================
+    `k1`       -d                           unbiased; as a loss its gradient is noise of mean 0
+    `k2`       d^2 / 2                      biased value, the right gradient
+    `k3`       exp(d) - 1 - d               unbiased value, never negative
+    =========  ===========================  ==========================================
+
+    Source: Schulman 2020, http://joschu.net/blog/kl-approx.html.
+
+    Args:
+        logprobs: (M,) of the policy, with gradient if it is to be a loss.
+        reference: (M,) of the reference.
+        estimator: see the table.
+
+    Returns:
+        (M,) nats.
+    """
+    distance = reference - logprobs
+    if estimator == "k1":
+        return -distance
+    if estimator == "k2":
+        return distance.square() / 2
+    if estimator == "k3":
+        return distance.exp() - 1 - distance
+    raise ValueError(f"estimator must be 'k1', 'k2' or 'k3', got {estimator!r}")
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None = 0.2
+) -> Tensor:
+    """Half the squared error of a critic, of the worse of the value and its clipped version.
+
+    Source: Schulman et al. 2017's released code; the paper has no clipping (``clip=None``).
+
+    Args:
+        values: (M,) with gradient.
+        old_values: (M,) before the update.
+        targets: (M,).
+        clip: how far a value may move from the old one within an update; `None` does not clip.
+
+    Returns:
+        (M,).
+    """
+    plain = (values - targets).square()
+    if clip is None:
+        return plain / 2
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum(plain, (near - targets).square()) / 2
+
+
+def expectile_loss(errors: Tensor, level: float) -> Tensor:
+    """Asymmetric squared error: |level - 1[error < 0]| error^2.
+
+    Source: Kostrikov et al. 2021 (IQL), https://arxiv.org/abs/2110.06169, equation 5.
+
+    Args:
+        errors: (M,) target minus value.
+        level: tau in (0, 1); 0.5 is half the squared error.
+
+    Returns:
+        (M,).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level!r}")
+    share = torch.where(errors < 0, 1.0 - level, level)
+    return share * errors.square()

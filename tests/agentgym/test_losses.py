@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from agentgym import losses
 from agentgym.losses import (
     action_logprobs,
     negative_log_likelihood,
@@ -219,3 +220,121 @@ def test_bad_reductions() -> None:
         token_weights(MASK, "mean", total_tokens=4, total_rows=2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         token_weights(MASK, "token_mean", total_tokens=0, total_rows=2)
+
+
+# ---- policy gradients ------------------------------------------------------------------------
+
+
+def token_gradient(loss_of: Any, logprobs: list[float]) -> list[float]:
+    values = torch.tensor(logprobs, dtype=torch.float64, requires_grad=True)
+    loss_of(values).backward()
+    assert values.grad is not None
+    return values.grad.tolist()
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_reinforce_pushes_towards_what_was_better() -> None:
+    weights = tensor(0.5, 0.25, 0.25)
+    gradient = token_gradient(
+        lambda p: losses.policy_gradient(p, tensor(2, -1, 0), weights), [-1.0, -2.0, -3.0]
+    )
+    assert gradient == [-1.0, 0.25, 0.0]  # descending raises the first, lowers the second
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "slope", "cut"),
+    [
+        (1.0, 1.0, -1.0, False),
+        (1.3, 1.0, 0.0, True),  # above 1 + high and better: enough
+        (1.3, -1.0, 1.3, False),  # above and worse: back
+        (0.7, 1.0, -0.7, False),  # below 1 - low and better: back
+        (0.7, -1.0, 0.0, True),  # below and worse: enough
+        (1.1, -1.0, 1.1, False),
+    ],
+)
+def test_clipping_takes_the_gradient_only_where_it_would_go_too_far(
+    ratio: float, advantage: float, slope: float, cut: bool
+) -> None:
+    old = -1.0
+    clips: list[bool] = []
+
+    def loss(p: Tensor) -> Tensor:
+        value, where = losses.clipped_policy_gradient(
+            p, tensor(old), tensor(advantage), tensor(1.0)
+        )
+        clips.extend(where.tolist())
+        return value
+
+    (gradient,) = token_gradient(loss, [old + math.log(ratio)])
+    assert gradient == pytest.approx(slope)
+    assert clips == [cut]
+
+
+def test_clip_ranges() -> None:
+    def value(ratio: float, advantage: float, **kwargs: Any) -> float:
+        loss, _ = losses.clipped_policy_gradient(
+            tensor(math.log(ratio)), tensor(0.0), tensor(advantage), tensor(1.0), **kwargs
+        )
+        return float(loss)
+
+    assert value(2.0, 1.0, high=0.28) == pytest.approx(-1.28)
+    assert value(0.5, -1.0, low=0.1) == pytest.approx(0.9)
+    assert value(0.5, -1.0, low=0.1, reciprocal=True) == pytest.approx(1 / 1.1)
+
+
+def test_tokens_of_a_unit_share_the_product_of_their_ratios() -> None:
+    old, now = tensor(0, 0, 0), tensor(math.log(1.1), math.log(1.2), math.log(1.05))
+    weights, better = tensor(1, 1, 1), tensor(1, 1, 1)
+    loss, where = losses.clipped_policy_gradient(
+        now, old, better, weights, high=0.3, units=torch.tensor([7, 7, 2])
+    )
+    assert where.tolist() == [True, True, False]  # 1.1 * 1.2 = 1.32
+    assert float(loss) == pytest.approx(-(1.3 + 1.3 + 1.05))
+
+
+def test_without_a_step_between_the_surrogate_is_reinforce() -> None:
+    now, advantages, weights = [-1.0, -0.5], tensor(1.5, -2), tensor(0.3, 0.7)
+    clipped = token_gradient(
+        lambda p: losses.clipped_policy_gradient(p, tensor(*now), advantages, weights)[0], now
+    )
+    plain = token_gradient(lambda p: losses.policy_gradient(p, advantages, weights), now)
+    assert clipped == pytest.approx(plain)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value", "slope"),
+    [("k1", 0.5, 1.0), ("k2", 0.125, 0.5), ("k3", math.exp(-0.5) - 0.5, 1 - math.exp(-0.5))],
+)
+def test_divergence_pulls_back_to_the_reference(estimator: Any, value: float, slope: float) -> None:
+    # the policy likes the token more than the reference does: -1 against -1.5
+    gradient = token_gradient(lambda p: losses.divergence(p, tensor(-1.5), estimator).sum(), [-1.0])
+    assert gradient == pytest.approx([slope])
+    assert losses.divergence(tensor(-1.0), tensor(-1.5), estimator).item() == pytest.approx(value)
+
+
+def test_divergence_estimates_the_divergence() -> None:
+    policy, reference = tensor(0.5, 0.3, 0.2), tensor(0.2, 0.3, 0.5)
+    true = float((policy * (policy / reference).log()).sum())
+    for estimator in ("k1", "k3"):
+        each = losses.divergence(policy.log(), reference.log(), estimator)  # type: ignore[arg-type]
+        assert float((policy * each).sum()) == pytest.approx(true)
+    with pytest.raises(ValueError, match="k4"):
+        losses.divergence(policy, reference, "k4")  # type: ignore[arg-type]
+
+
+def test_value_loss() -> None:
+    values, old, targets = tensor(1.0, 1.0), tensor(0.0, 0.9), tensor(2.0, 0.0)
+    assert losses.clipped_value_loss(values, old, targets, None).tolist() == [0.5, 0.5]
+    # the first moved by 1 where 0.2 is allowed: (0.2 - 2)^2 / 2
+    assert losses.clipped_value_loss(values, old, targets).tolist() == pytest.approx([1.62, 0.5])
+
+
+def test_expectiles() -> None:
+    errors = tensor(1.0, -1.0, 2.0)
+    assert float(losses.expectile_loss(errors, 0.7).mean()) == pytest.approx(1.266667, abs=1e-6)
+    assert losses.expectile_loss(errors, 0.5).tolist() == (errors.square() / 2).tolist()
+    with pytest.raises(ValueError, match="level"):
+        losses.expectile_loss(errors, 1.0)
