@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 
 from agentgym.environments.web.miniwob_tasks import TASKS as _MINIWOB_TASKS
-from agentgym.registry import BENCHMARKS
+from agentgym.registry import BENCHMARKS, EXPECTATIONS
 
 if __name__ != "agentgym.environments":
     raise ImportError("import agentgym.environments, not the bare folder name 'environments'")
@@ -20,6 +20,8 @@ _TEXTWORLD_STEPS = {
 
 # Games in pure Python: id, module under environments/text, class, arguments, turns.
 _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
+    ("breakthrough", "breakthrough", "BreakthroughEnv", {}, 60),
+    ("breakthrough.alphabeta", "breakthrough", "BreakthroughEnv", {"opponent": "alphabeta"}, 60),
     ("maze", "maze", "MazeEnv", {}, 100),
     ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
     ("twenty_questions", "twenty_questions", "TwentyQuestionsEnv", {}, 40),
@@ -30,8 +32,12 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
         {"mode": "original"},
         40,
     ),
+    ("tic_tac_toe", "tic_tac_toe", "TicTacToeEnv", {}, 20),
     ("wordle", "wordle", "WordleEnv", {}, 12),
     ("wordle.original", "wordle", "WordleEnv", {"mode": "original"}, 12),
+    ("countdown", "countdown", "CountdownEnv", {}, 12),
+    ("countdown.original", "countdown", "CountdownEnv", {"mode": "original"}, 12),
+    ("countdown.answer", "countdown", "CountdownEnv", {"style": "answer"}, 2),
 )
 
 
@@ -41,6 +47,7 @@ def register() -> None:
     _register_textworld()
     _register_games()
     _register_benchmarks()
+    EXPECTATIONS.register("agentgym", "agentgym.environments.expectations:EXPECTATIONS")
 
 
 def _register(id: str, **spec: Any) -> None:
