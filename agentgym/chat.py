@@ -249,3 +249,39 @@ class Conversation:
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1][:200] if lines else "(nothing)"
+
+
+def chat_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of any chat that the template takes, up to where the next answer begins.
+
+    As in `ChatFormat`, the template's pieces and the contents are encoded apart, so that no
+    content can become a control token.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: roles in any order that the template allows.
+
+    Raises:
+        ConfigError: no template, or one that refuses, drops or rewrites these messages.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("the model has no chat template; use an instruction-tuned one")
+    marks = [f"\u2063mark{index}\u2063" for index in range(len(messages))]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": mark} for m, mark in zip(messages, marks, strict=True)],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except Exception as error:  # a template raises what it likes, jinja2 its own kinds
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ConfigError(f"the chat template refuses these messages: {reason:.200}") from error
+    ids: list[int] = []
+    for message, mark in zip(messages, marks, strict=True):
+        piece, found, text = text.partition(mark)
+        if not found:
+            raise ConfigError(f"the chat template drops or reorders a {message.role!r} message")
+        ids += tokenizer.encode(piece, add_special_tokens=False)
+        content = message.content.encode("utf-8", "replace").decode("utf-8")
+        ids += tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True)
+    return [*ids, *tokenizer.encode(text, add_special_tokens=False)]
