@@ -1,4 +1,4 @@
-"""The command line: `agentgym envs | play | rollout | train | eval | report | bench`."""
+"""The command line: `agentgym envs | play | rollout | train | eval | report | bench | data ...`."""
 
 import json
 import logging
@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+data = typer.Typer(help="Offline datasets.", no_args_is_help=True)
+app.add_typer(data, name="data")
 out = Console()
 err = Console(stderr=True)
 
@@ -357,6 +359,115 @@ def report(
     out.print(str(page), highlight=False, soft_wrap=True)
 
 
+@data.command("make")
+def make_data(
+    env_id: Annotated[str, typer.Argument(help="Environment id, with or without 'agentgym/'.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Made, continued or enlarged.")],
+    episodes: Annotated[int, typer.Option(help="Episodes in all.")] = 1000,
+    mix: Annotated[
+        str, typer.Option(help="Shares of expert, mixed, mixed:P (P: random actions), random.")
+    ] = "expert=0.3,mixed=0.4,random=0.3",
+    seed: SeedOption = 0,
+    split: Annotated[str, typer.Option(help="Recorded in every episode.")] = "train",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Record token ids for this model, too.")
+    ] = "",
+    env: EnvOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Play and keep episodes of any quality. Equal arguments make equal rows, on any machine."""
+    import time
+
+    from agentgym.datasets import DatasetPlan, make_dataset
+    from agentgym.progress import Progress
+
+    plan = DatasetPlan(_full(env_id), episodes, mix, seed, _keywords(env), split, model)
+    tokenizer = _tokenizer(model) if model else None
+    began = time.perf_counter()
+    with Progress() as progress:
+        reports = make_dataset(plan, folder, tokenizer=tokenizer, progress=progress)
+    _show_dataset(reports, as_json, f"{folder}, {time.perf_counter() - began:.1f} s")
+
+
+@data.command("show")
+def show_data(
+    folder: Annotated[Path, typer.Argument(help="A dataset's folder.")], as_json: JsonFlag = False
+) -> None:
+    """Say how the episodes of a dataset went, by quality."""
+    from agentgym.datasets import summarise
+
+    _show_dataset(summarise(folder), as_json, str(folder))
+
+
+def _show_dataset(reports: Any, as_json: bool, title: str) -> None:
+    import dataclasses
+
+    if as_json:
+        out.print_json(json.dumps({n: dataclasses.asdict(r) for n, r in reports.items()}))
+        return
+    table = Table("quality", "episodes", "success", "unscored", "return", "turns", title=title)
+    for name, r in reports.items():
+        scored = r.episodes - r.unscored
+        table.add_row(
+            name,
+            str(r.episodes),
+            f"{r.successes / scored:.0%}" if scored else "-",
+            str(r.unscored),
+            f"{r.mean_return:.2f}",
+            f"{r.mean_turns:.1f}",
+        )
+    out.print(table)
+
+
+@app.command("validate")
+def validate_environments(
+    pattern: Annotated[str, typer.Argument(help="Folder (text, web) or part of ids.")] = "",
+    episodes: Annotated[int, typer.Option(help="Of each agent in each environment.")] = 20,
+    seconds: Annotated[
+        float, typer.Option(help="After which an agent begins no more episodes of one.")
+    ] = 3.0,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check that experts win, and that chance and nonsense do not; exit code 1 if not so."""
+    from agentgym.progress import Progress
+    from agentgym.validation import matching, validate
+
+    ids = matching(pattern.removeprefix("agentgym/"))
+    with Progress() as progress:
+        found, skipped = validate(
+            ids, episodes=episodes, seconds=seconds, seed=seed, progress=progress
+        )
+    if as_json:
+        rows = [one.to_json() for one in found]
+        out.print_json(json.dumps({"environments": rows, "skipped": skipped}))
+    else:
+        _show_validation(found, skipped)
+    if not all(one.sound for one in found):
+        raise typer.Exit(1)
+
+
+def _show_validation(found: Any, skipped: dict[str, str]) -> None:
+    table = Table(
+        _whole("environment"), "oracle", "random", "hostile", "sound", box=box.SIMPLE_HEAD
+    )
+    for one in found:
+        cells = []
+        for agent in ("oracle", "random", "hostile"):
+            r = one.rates.get(agent)
+            shown = f"{r.successes}/{r.episodes} ({r.low:.0%} to {r.high:.0%})" if r else "-"
+            cells.append(shown)
+        sound = "[green]yes[/]" if one.sound else "[bold red]no[/]"
+        table.add_row(one.env_id.removeprefix("agentgym/"), *cells, sound)
+    wide = out if out.is_terminal else Console(width=150)
+    wide.print(table)
+    for one in found:
+        for problem in one.problems:
+            out.print(f"[red]{one.env_id}[/]: {_plain(problem)}", highlight=False)
+    for env_id, why in skipped.items():
+        out.print(f"{env_id} was left out: {_plain(why)}", highlight=False)
+
+
 @app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Benchmarks; default: all.")] = None,
@@ -389,6 +500,48 @@ def bench(
             _show_benchmark(result)
     if as_json:
         out.print_json(json.dumps([r.to_json() for r in results]))
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="Embedded default, hub name, folder, or run.")],
+    host: Annotated[str, typer.Option(help="Address; others than this machine's need a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    api_key: Annotated[str, typer.Option(help="Key that clients must send.")] = "",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the key: not seen by `ps`.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="engine or hf.")] = "engine",
+    name: Annotated[str | None, typer.Option(help="The model's name in requests.")] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="Serve embeddings too, e.g. all-minilm-l6-v2.")
+    ] = None,
+    max_body: Annotated[int, typer.Option(help="Largest request, in bytes.")] = 4 << 20,
+    max_queue: Annotated[int, typer.Option(help="Most answers waiting or in the making.")] = 256,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Serve a model by OpenAI's protocol until it is stopped (Ctrl-C)."""
+    from agentgym.inference.serve import serve as run_server
+    from agentgym.run import load_run_model
+
+    recipe = _recipe_of(Path(model))
+    run_server(
+        model if recipe is None else str(load_run_model(Path(model))),
+        backend=backend,
+        host=host,
+        port=port,
+        api_key=api_key,
+        api_key_env=api_key_env,
+        name=name or model,
+        dtype=dtype,
+        device=device,
+        embedder=embedder,
+        max_body=max_body,
+        max_queue=max_queue,
+    )
 
 
 def _show_benchmark(result: Any) -> None:
@@ -442,6 +595,13 @@ def _recipe_of(folder: Path) -> Any:
 
     recipe = folder / "recipe.toml"
     return load_recipe(str(recipe)) if recipe.exists() else None
+
+
+def _tokenizer(model: str) -> Any:
+    from agentgym.models.load import load_model
+
+    with err.status(f"loading the tokenizer of {model}"):
+        return load_model(model).tokenizer
 
 
 def _language_policy(model: str, temperature: float, recipe: Any = None) -> Any:

@@ -87,6 +87,20 @@ class AgentEnv(gym.Env[Observation, str]):
 
 
 @dataclass(frozen=True, slots=True)
+class Expectation:
+    """How often an environment may be won, as `agentgym validate` checks it."""
+
+    oracle: float = 1.0
+    """Success rate that its scripted expert reaches at least."""
+    random: float = 0.1
+    """Success rate that random actions reach at most."""
+    hostile: float = 0.0
+    """Success rate that text which means nothing reaches at most."""
+    why: str = ""
+    """Why this environment is an exception."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to sample; a temperature of 0 is greedy."""
 

@@ -86,6 +86,8 @@ BACKENDS: Registry[Callable[..., Any]] = Registry("backend")
 """Inference backend classes: `core.InferenceBackend`."""
 BENCHMARKS: Registry[Callable[..., Any]] = Registry("benchmark")
 """What `agentgym bench` runs: `bench.BenchmarkOptions` to `bench.Benchmark`."""
+EXPECTATIONS: Registry[Any] = Registry("expectation")
+"""Mappings, from patterns of ids (as `fnmatch` reads them) to the `core.Expectation` there."""
 
 BACKENDS.register("engine", "agentgym.inference.engine:Engine", "continuous batching, fast")
 BACKENDS.register("hf", "agentgym.inference.hf:HFBackend", "transformers, in this process")

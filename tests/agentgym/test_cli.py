@@ -146,3 +146,37 @@ def test_keys_of_a_recipe_can_be_listed(run: Cli) -> None:
     assert code == 0
     assert "tasks.env_ids" in out
     assert "evaluation.episodes_per_task" in out
+
+
+def test_data_is_made_enlarged_and_shown(run: Cli, tmp_path: Path) -> None:
+    words = ("data", "make", "echo-v0", "--out", str(tmp_path / "d"), "--mix", "expert=1,random=1")
+    code, out, _ = run(*words, "--episodes", "4", "--json")
+    assert code == 0
+    assert json.loads(out)["expert"]["successes"] == 2
+    code, out, _ = run(*words, "--episodes", "6")
+    assert code == 0
+    code, again, _ = run("data", "show", str(tmp_path / "d"), "--json")
+    assert {name: row["episodes"] for name, row in json.loads(again).items()} == {
+        "expert": 3,
+        "random": 3,
+    }
+    code, _, err = run(*words, "--episodes", "6", "--seed", "1")
+    assert (code, "with seed=0, not 1" in err) == (2, True)
+
+
+def test_validate_fails_where_chance_wins(run: Cli) -> None:
+    code, out, _ = run("validate", "echo-v0", "--episodes", "2", "--json")
+    assert code == 0
+    assert json.loads(out)["environments"][0]["rates"]["oracle"]["successes"] == 2
+    gym.register("agentgym/lost-v0", entry_point=lambda: _Lost(), max_episode_steps=3)
+    try:
+        code, out, _ = run("validate", "lost-v0", "--episodes", "20")
+    finally:
+        del gym.registry["agentgym/lost-v0"]
+    assert code == 1
+    assert "agentgym/lost-v0: oracle won 0 of 20, expected 100%" in out
+
+
+class _Lost(Echo):
+    def oracle_action(self) -> str:
+        return 'say("never")'
