@@ -30,7 +30,7 @@ _ARTICLES = {"a", "an", "the", "some"}
 _HEDGES = set(
     "maybe perhaps possibly just actually really simply usually typically generally often commonly "
     "normally mostly mainly primarily sometimes also always ever considered called known likely "
-    "probably definitely currently".split()
+    "probably definitely currently be been".split()
 )
 _DROPPED = (
     _ARTICLES

@@ -120,7 +120,7 @@ class TwentyQuestionsEnv(TextGame):
         super().__init__(mode=mode, action_syntax=action_syntax, render_mode=render_mode)
         self.oracle: Player = oracle or TableOracle("No." if mode == "original" else CANNOT_TELL)
         self._table: ObjectTable = object_table()
-        self._nouns = _COMMON_NOUNS | self._table.words
+        self._nouns = (_COMMON_NOUNS | self._table.words) - {"of"}
         self._object = 0
         self._asked = 0
         self._left = self._table.everything
