@@ -13,6 +13,8 @@ from agentgym.core import GenerationRequest, SamplingParams, WeightsChoice
 from agentgym.inference import sampling
 from agentgym.types import Completion, FinishReason, IntArray
 
+NOT_FINITE = "the model's logits are not finite; check its weights and dtype"
+
 
 @dataclass(slots=True)
 class Row:
@@ -106,7 +108,7 @@ class Answers:
         for row, (token, logprob, kept_mass, entropy, ok) in zip(rows, columns, strict=True):
             if not ok:
                 row.finish = "error"
-                row.error = "the model's logits are not finite; check its weights and dtype"
+                row.error = NOT_FINITE
                 continue
             row.ids.append(token)
             row.logprobs.append(logprob)

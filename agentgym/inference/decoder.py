@@ -108,6 +108,8 @@ def make_decoder(model: Any, *, fused: bool | None = None) -> Decoder:
 def _needs_more(base: Any) -> str:
     """Why pages and causal attention over everything before do not describe a model."""
     config = base.config
+    if hasattr(config, "vision_config"):
+        return "it reads images, which requests do not carry"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     if kinds != {"full_attention"} or (
@@ -280,7 +282,7 @@ class TransformersDecoder(Decoder):
             if adapted or self._outer is None
             else self._outer.disable_adapter()
         )
-        with switch, _paged(self.model, plan):
+        with switch, in_eval(self.model), _paged(self.model, plan):
             out = self._decoder(
                 input_ids=ids[None],
                 position_ids=plan.positions[None],

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgym.core import GenerationRequest
-from agentgym.errors import ConfigError, InferenceError, UnknownNameError
+from agentgym.errors import ConfigError, InferenceError
 from agentgym.inference.answers import Answers, Row, failed
 from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad
+from agentgym.inference.weights import copy_weights
 from agentgym.models.load import LoadedModel, load_model
 from agentgym.types import Completion, FloatArray, IntArray
 
@@ -147,17 +148,7 @@ class HFBackend:
         """
         with self._lock, torch.no_grad():
             self._check_open()
-            own = self.model.state_dict()
-            for name, tensor in state.items():
-                if name not in own:
-                    raise UnknownNameError("weight", name, own)
-                if own[name].shape != tensor.shape:
-                    raise InferenceError(
-                        f"weight {name!r} has shape {tuple(tensor.shape)}, the model's has "
-                        f"{tuple(own[name].shape)}; load weights of the same architecture"
-                    )
-            for name, tensor in state.items():
-                own[name].copy_(tensor)
+            copy_weights(self.model, state)
             self.version = version
 
     def set_version(self, version: int) -> None:

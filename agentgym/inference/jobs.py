@@ -60,7 +60,6 @@ class Job(ABC):
 
     def rewind(self) -> None:
         """Its memory was taken away; what it has come to is kept."""
-        self.need = max(self.need, self.computed)
         self.computed = 0
 
 
@@ -106,7 +105,11 @@ class Generation(Job):
 
 
 class Reading(Job):
-    """Reads a text once. Subclasses take what they need of it, chunk by chunk."""
+    """Reads a text once. Subclasses take what they need of it, chunk by chunk.
+
+    What has been taken is no longer needed (`need` moves on), so that a step that is computed
+    again hands nothing out twice.
+    """
 
     @abstractmethod
     def result(self) -> Any:
@@ -136,6 +139,7 @@ class TokenScores(Scoring):
     def take(self, logprobs: torch.Tensor, position: int) -> None:
         """Pick the tokens that do follow."""
         self.started = True
+        self.need = position + len(logprobs)
         follow = self._text[position + 1 : position + 1 + len(logprobs)]
         index = torch.tensor(follow, device=logprobs.device)
         self._parts.append(logprobs.gather(1, index[:, None])[:, 0].cpu().numpy())
@@ -157,6 +161,8 @@ class NextScores(Scoring):
 
     def take(self, logprobs: torch.Tensor, position: int) -> None:
         """Add up each set."""
+        self.started = True
+        self.need = position + len(logprobs)
         self._result = [float(logprobs[-1, list(ids)].logsumexp(0)) for ids in self._sets]
 
     def result(self) -> list[float]:
@@ -175,6 +181,7 @@ class States(Reading):
     def take(self, states: torch.Tensor) -> None:
         """(n, d) states of the next positions."""
         self.started = True
+        self.need += len(states)
         self._parts.append(states.float().cpu())
 
     def result(self) -> FloatArray:
@@ -204,3 +211,19 @@ class JobTicket:
         """Stop answering."""
         self._job.aborted = True
         self._wake()
+
+
+class DoneTicket:
+    """A `core.Ticket` for a request that was answered at once."""
+
+    done = True
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """The answer."""
+        return self._completion
+
+    def abort(self) -> None:
+        """Too late."""

@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 import torch
 
-from agentgym.inference.answers import Answers
+from agentgym.inference.answers import NOT_FINITE, Answers
 from agentgym.inference.attention import Plan, Span, in_order
 from agentgym.inference.decoder import Decoder
 from agentgym.inference.jobs import Generation, Job, Reading, Scoring, States
@@ -20,6 +20,8 @@ _OVERTAKES = 16
 """Times that a text which does not fit may be overtaken by smaller ones."""
 _SCORED_AT_ONCE = 512
 """Positions whose logits are held at a time; each takes V floats."""
+_LOOKAHEAD = 8
+"""Texts that do not fit, after which no more are tried in a step."""
 _TRUNK_GAIN = 64
 """Pages that reading a shared beginning in place must save in a step; its own cost is as much as
 attention over about half as many pages."""
@@ -75,6 +77,11 @@ class Scheduler:
     def busy(self) -> bool:
         """True if there is something to do."""
         return bool(self.waiting or self.running)
+
+    @property
+    def started(self) -> bool:
+        """True if something has results already, running or interrupted."""
+        return bool(self.running) or any(job.started for job in self.waiting)
 
     @property
     def capacity(self) -> int:
@@ -134,13 +141,15 @@ class Scheduler:
     def _admit(self, fresh: bool) -> None:
         """Let waiting texts in, in order; one that does not fit may be overtaken a few times."""
         blocked: list[Job] = []
+        deferred = 0
         for job in [job for job in self.waiting if fresh or job.started]:
-            if len(self.running) >= self._max_batch:
+            if len(self.running) >= self._max_batch or deferred >= self._max_batch:
                 return
-            if any(b.overtaken >= _OVERTAKES for b in blocked):
+            if len(blocked) > _LOOKAHEAD or any(b.overtaken >= _OVERTAKES for b in blocked):
                 return
             match = self._match(job)
-            if self._leader(job, match) is not None:
+            if self._waits(job, match):
+                deferred += 1
                 continue
             if self._place(job, match):
                 self.waiting.remove(job)
@@ -153,15 +162,14 @@ class Scheduler:
     def _match(self, job: Job) -> Match:
         if not self._reuse:
             return Match()
-        return self.tree.match(job.weights, np.array(job.tokens, np.int32), job.need)
+        limit = min(job.need, len(job.tokens) - 1)
+        return self.tree.match(job.weights, np.array(job.tokens, np.int32), limit)
 
-    def _leader(self, job: Job, match: Match) -> Job | None:
-        """A text being read whose beginning is worth waiting for."""
-        if not self._reuse:
-            return None
+    def _waits(self, job: Job, match: Match) -> bool:
+        """True if the beginning of a text is being read right now for another one."""
         worth = match.tokens + PAGE
-        if job.need < worth:
-            return None
+        if not self._reuse or job.need < worth:
+            return False
         for other in self.running:
             if (
                 other.todo > 1
@@ -170,19 +178,16 @@ class Scheduler:
                 and other.tokens[:worth] == job.tokens[:worth]
             ):
                 other.awaited = True
-                return other
-        return None
+                return True
+        return False
 
     def _place(self, job: Job, match: Match) -> bool:
         """Give a text its pages and what is kept of its beginning; False if there is no room."""
-        if not self._fits(job, match):
-            if self.running or not match.tokens:
-                return False
-            # Alone, and what is kept of it stands in its own way.
-            match = Match()
-            if not self._fits(job, match):
-                return False
         trunk = self._trunk(job, match)
+        if not self._fits(job, match, trunk):
+            if self.running:
+                return False
+            match, trunk = Match(), ()  # alone: what is kept of it stands in its own way
         copied = match.nodes[len(trunk) :]
         tail = (match.tail,) if match.tail is not None else ()
         self.tree.pin((*match.nodes, *tail))
@@ -199,11 +204,11 @@ class Scheduler:
         self.counters["reused"] += match.tokens
         return True
 
-    def _fits(self, job: Job, match: Match) -> bool:
+    def _fits(self, job: Job, match: Match, trunk: Sequence[Node]) -> bool:
         """True if there is room, with a page to grow for each running text."""
         kept = [*match.nodes, *([match.tail] if match.tail is not None else [])]
         available = self.pool.free + self.tree.evictable - sum(not node.users for node in kept)
-        wanted = _pages(len(job.tokens) + 1)
+        wanted = _pages(len(job.tokens) + 1) - len(trunk)
         return available >= wanted + len(self.running)
 
     def _trunk(self, job: Job, match: Match) -> tuple[Node, ...]:
@@ -356,7 +361,7 @@ class Scheduler:
                 rows += _length(batch[-1][2])
             states = torch.cat([hidden[where] for _, _, where in batch])
             logprobs = self.decoder.logits(states).float().log_softmax(dim=-1)
-            for (job, position, where), part in zip(
+            for (job, position, _), part in zip(
                 batch, logprobs.split([_length(w) for _, _, w in batch]), strict=True
             ):
                 job.take(part, position)
@@ -373,9 +378,12 @@ class Scheduler:
 
     def _finish_reading(self, job: Reading) -> None:
         result = job.result()
-        broken = not np.isfinite(result).all()
+        broken = bool(np.isnan(result).any())
         self._leave(job, keep=not broken, broken=broken)
-        job.future.set_result(result)
+        if broken:
+            job.fail(NOT_FINITE, self.version)
+        else:
+            job.future.set_result(result)
 
     def _shrink(self, chosen: Sequence[tuple[Job, int]], error: RuntimeError) -> None:
         """A step failed: go on with half of it; a text that fails alone is told why."""
