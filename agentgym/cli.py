@@ -145,7 +145,8 @@ def play(
             over = terminated or truncated
         verdict = "not finished"
         if over:
-            verdict = "success" if info.get("success") else "no success"
+            verdicts = {True: "success", None: "for a judge to tell"}
+            verdict = verdicts.get(info.get("success", False), "no success")
         out.print(f"\n{verdict}, return {total:g}")
     finally:
         world.close()

@@ -33,7 +33,8 @@ class AgentEnv(gym.Env[Observation, str]):
       ``error`` and never raised;
     * `step`'s info holds ``action`` (canonical call, "" if unparsed), ``action_error`` ("" if
       fine), ``parsed`` (bool), ``thought`` (text before the call) and, when the episode ends by
-      itself, ``success`` (bool). `ActionSet.read` and `step_info` make these. Where the domain has
+      itself, ``success`` (bool; None if only a judge can tell, so that the episode has no outcome
+      until one has). `ActionSet.read` and `step_info` make these. Where the domain has
       them, ``admissible_actions`` (list of str) and ``state_key`` (str) are in both infos;
     * info holds JSON values only, and nothing that differs between equal episodes (no wall-clock);
     * a failure of the environment itself raises `EnvFailureError`, never a reward of 0;

@@ -29,6 +29,7 @@ PICTURE_FILE = 40_000
 _ENDS = {
     EndReason.SUCCESS: "The agent did what was asked.",
     EndReason.FAILURE: "The environment ended the episode without success.",
+    EndReason.UNJUDGED: "The agent ended the episode; only a judge can tell how well.",
     EndReason.TURN_LIMIT: "The agent used all its turns.",
     EndReason.TOKEN_LIMIT: "The conversation reached the token budget.",
 }

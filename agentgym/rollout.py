@@ -290,7 +290,7 @@ class _Attempt:
             self.turns.append(_turn(shown, output, after, truncated, generate_s))
             shown = self.last = after
             if after.terminated:
-                return EndReason.SUCCESS if _succeeded(after, self.turns) else EndReason.FAILURE
+                return _end(after, self.turns)
             if truncated:
                 return EndReason.TURN_LIMIT
 
@@ -411,11 +411,12 @@ def _turn(
     )
 
 
-def _succeeded(after: _Shown, turns: Sequence[Turn]) -> bool:
+def _end(after: _Shown, turns: Sequence[Turn]) -> EndReason:
     """The environment's word, or for a third party's environment a positive return."""
-    if "success" in after.info:
-        return bool(after.info["success"])
-    return sum(turn.reward for turn in turns) > 0
+    success = after.info.get("success", sum(turn.reward for turn in turns) > 0)
+    if success is None:
+        return EndReason.UNJUDGED
+    return EndReason.SUCCESS if success else EndReason.FAILURE
 
 
 class _Batcher:

@@ -32,6 +32,8 @@ class EndReason(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+    UNJUDGED = "unjudged"
+    """The agent ended the episode, and only a judge can tell how well."""
     TURN_LIMIT = "turn_limit"
     TOKEN_LIMIT = "token_limit"
     ENV_ERROR = "env_error"

@@ -130,6 +130,18 @@ def test_failure_and_turn_limit_are_the_agents() -> None:
     assert t.truncated
 
 
+def test_an_episode_that_only_a_judge_can_score_has_no_outcome_yet() -> None:
+    class Unsure(Counter):
+        def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+            observation, _, over, _, info = super().step(action)
+            return observation, 0.0, over, False, info | {"success": None}
+
+    adder = Script(lambda seen: "add(3)")
+    (t,) = collect([Task("counter", 0)], adder, make=lambda env_id: Unsure())
+    assert (t.end, t.outcome, t.success, t.attempt) == (EndReason.UNJUDGED, None, False, 0)
+    assert (t.turns[-1].terminated, t.error) == (True, "")
+
+
 def test_a_turn_that_ends_the_episode_at_the_limit_is_terminated_not_truncated() -> None:
     (t,) = run(Script(lambda seen: "add(1)"), max_turns=3)
     assert (t.end, t.turns[-1].terminated, t.turns[-1].truncated) == (
