@@ -1,10 +1,14 @@
-"""Generation by any server that speaks the OpenAI protocol: hosted models, vLLM, SGLang."""
+"""Generation by any server that speaks the OpenAI protocol: hosted models, vLLM, SGLang, ours."""
 
+import asyncio
+import concurrent.futures
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,32 +22,67 @@ T = TypeVar("T")
 
 Mode = Literal["chat", "completions"]
 
-_FINISH: dict[str | None, FinishReason] = {"length": "length", "content_filter": "abort"}
+_FINISH: dict[str | None, FinishReason] = {
+    "length": "length",
+    "content_filter": "abort",
+    "abort": "abort",
+}
 _RETRIED_STATUS = frozenset({408, 409, 429})
 _LONGEST_WAIT_S = 60.0
 
 
 @dataclass(slots=True)
 class Usage:
-    """What a backend has asked for since it was made."""
+    """What a backend has asked for since it was made. Failed attempts cost what they told."""
 
     requests: int = 0
     failed: int = 0
     retries: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompts' tokens, those that the server had in its prefix cache."""
     completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a million tokens cost, in any one currency."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    cached: float | None = None
+    """Of a prompt's cached tokens; `None`: as the others."""
+
+    def cost(self, usage: Usage) -> float:
+        """Of all that was used.
+
+        Example:
+            >>> used = Usage(prompt_tokens=3_000_000, cached_tokens=1_000_000)
+            >>> Prices(prompt=2.0, cached=0.5).cost(used), Prices(prompt=2.0).cost(used)
+            (4.5, 6.0)
+        """
+        cached = self.prompt if self.cached is None else self.cached
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        total = fresh * self.prompt + usage.cached_tokens * cached
+        return (total + usage.completion_tokens * self.completion) / 1e6
 
 
 class OpenAIBackend:
     """An `InferenceBackend` over HTTP.
 
-    In ``chat`` mode the request's messages are sent and text comes back. In ``completions`` mode
-    the exact prompt ids are sent, and servers that can (vLLM, SGLang) return the sampled ids and
-    log-probabilities; what a server does not tell is `None`, so such answers can be judged and
-    replayed as text but not trained on by token.
+    In ``completions`` mode the exact prompt ids are sent, and servers that can (vLLM, SGLang since
+    July 2026, `agentgym serve`) return the sampled ids by their field ``return_token_ids`` with
+    log-probabilities. In ``chat`` mode the request's messages are sent; with ``token_ids=True``
+    the same servers return ids there too. What a server does not tell is `None`, so such answers
+    can be judged and replayed as text but not trained on by token.
 
     Rate limits, server errors, lost connections, time-outs and unreadable answers are tried again
-    with exponential, jittered waits; then that request alone fails.
+    with exponential, jittered waits; then, or when its deadline is over, that request alone fails.
+    A server that asks for patience (429 or 503 with ``Retry-After``) gets it from all requests.
+
+    vLLM takes defaults for what is not sent from the model's ``generation_config.json``; start it
+    with ``--generation-config vllm`` so that top-k and penalties stay off. Checked against vLLM
+    0.32.
     """
 
     def __init__(
@@ -55,8 +94,11 @@ class OpenAIBackend:
         api_key_env: str | None = None,
         concurrency: int = 16,
         timeout_s: float = 120.0,
+        deadline_s: float = 600.0,
         max_retries: int = 4,
         backoff_s: float = 0.5,
+        token_ids: bool | None = None,
+        prices: Prices | None = None,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         """Connect lazily: nothing is sent before the first request.
@@ -69,9 +111,13 @@ class OpenAIBackend:
                 without one.
             concurrency: most requests in flight, over all calls.
             timeout_s: longest silence of the server within one attempt.
+            deadline_s: longest time of one request from its first attempt on, waits and further
+                attempts included; also ends an answer that trickles without end.
             max_retries: further attempts after the first.
             backoff_s: wait before the first retry, doubled each time, at most a minute. A
                 server's ``Retry-After`` is followed up to the same limit.
+            token_ids: ask for ids; by default in ``completions`` mode. Hosted models refuse it.
+            prices: for `accounting`.
             extra_body: further fields of every request, e.g. ``{"min_p": 0.05}``.
 
         Raises:
@@ -82,10 +128,14 @@ class OpenAIBackend:
             raise ConfigError(f"mode must be 'chat' or 'completions', got {mode!r}")
         if not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url must begin with http:// or https://, got {base_url!r}")
-        if concurrency < 1 or max_retries < 0 or timeout_s <= 0 or backoff_s < 0:
+        if concurrency < 1 or max_retries < 0 or backoff_s < 0:
             raise ConfigError(
-                "concurrency must be at least 1, timeout_s above 0, max_retries and backoff_s at "
-                f"least 0, got {concurrency}, {timeout_s}, {max_retries}, {backoff_s}"
+                "concurrency must be at least 1, max_retries and backoff_s at least 0, "
+                f"got {concurrency}, {max_retries}, {backoff_s}"
+            )
+        if timeout_s <= 0 or deadline_s <= 0:
+            raise ConfigError(
+                f"timeout_s and deadline_s must be above 0, got {timeout_s}, {deadline_s}"
             )
         key = paths.variable(api_key_env) if api_key_env else "none"
         if not key:
@@ -97,7 +147,7 @@ class OpenAIBackend:
                 "openai is not installed; run pip install -e '.[openai]'"
             ) from error
         self._openai = openai
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0
         )
         self.model = model
@@ -105,14 +155,17 @@ class OpenAIBackend:
         self.version = 0
         self.concurrency = concurrency
         self.usage = Usage()
+        self.prices = prices or Prices()
         self._base_url = base_url
+        self._deadline_s = deadline_s
         self._max_retries = max_retries
         self._backoff_s = backoff_s
+        self._token_ids = mode == "completions" if token_ids is None else token_ids
         self._extra_body = dict(extra_body or {})
         self._jitter = random.Random()  # not the global stream, which a run may have seeded
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._workers = ThreadPoolExecutor(concurrency, thread_name_prefix="openai")
+        self._loop = _Loop("openai")
+        self._free = asyncio.Semaphore(concurrency)
+        self._patient_until = 0.0  # nobody asks before this moment of `time.monotonic`
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answer all requests, in order; see `InferenceBackend.generate`.
@@ -120,17 +173,22 @@ class OpenAIBackend:
         Raises:
             InferenceError: the backend is closed.
         """
-        return self._map(self._answer, requests)
+        return self._loop.run([self._answer(request) for request in requests])
 
     def logprobs(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
         """Log-probabilities of given tokens, by vLLM's ``prompt_logprobs``.
 
         Raises:
+            ConfigError: a start is out of range.
             InferenceError: chat mode, a server that does not tell them, or one that failed.
         """
         if self.mode != "completions":
             raise InferenceError("chat servers do not score given tokens; use mode='completions'")
-        return self._map(lambda pair: self._score(*pair), list(zip(sequences, starts, strict=True)))
+        pairs = list(zip(sequences, starts, strict=True))
+        for ids, start in pairs:
+            if not 1 <= start <= len(ids):
+                raise ConfigError(f"start must be in 1..{len(ids)}, got {start}")
+        return self._loop.run([self._score(ids, start) for ids, start in pairs])
 
     def load_weights(self, state: Mapping[str, Any], version: int) -> None:
         """Refuse: the protocol has no way to send weights.
@@ -140,31 +198,24 @@ class OpenAIBackend:
         """
         raise InferenceError(
             f"{self._base_url} serves its own weights and cannot take new ones; "
-            "train with the 'hf' backend"
+            "train with the 'engine', 'hf' or 'vllm' backend"
         )
 
     def close(self) -> None:
-        """Stop waiting for answers; may be called twice."""
-        self._closing.set()
-        self._workers.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        """Give up all requests; may be called twice."""
+        self._loop.close(self._client.close)
 
-    def _map(self, call: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """Call all on the workers; results in order."""
-        try:
-            futures = [self._workers.submit(call, item) for item in items]
-        except RuntimeError as error:
-            raise InferenceError("the backend is closed; make a new OpenAIBackend") from error
-        return [future.result() for future in futures]
+    def accounting(self) -> dict[str, float]:
+        """Requests, tokens and ``cost`` so far, as plain numbers for logs."""
+        return {**asdict(self.usage), "cost": self.prices.cost(self.usage)}
 
-    def _answer(self, request: GenerationRequest) -> Completion:
-        self._count(requests=1)
+    async def _answer(self, request: GenerationRequest) -> Completion:
+        self.usage.requests += 1
+        ask = self._chat if self.mode == "chat" else self._complete
         try:
-            if self.mode == "chat":
-                return self._attempt(lambda: self._chat(request))
-            return self._attempt(lambda: self._complete(request))
+            return await self._attempt(lambda: ask(request))
         except InferenceError as error:
-            self._count(failed=1)
+            self.usage.failed += 1
             return Completion(
                 text="",
                 token_ids=None,
@@ -173,28 +224,40 @@ class OpenAIBackend:
                 error=str(error),
             )
 
-    def _chat(self, request: GenerationRequest) -> Completion:
+    async def _chat(self, request: GenerationRequest) -> Completion:
         if not request.messages:
             raise InferenceError("the request has no messages; use mode='completions' for ids")
         messages: Any = [{"role": m.role, "content": m.content} for m in request.messages]
-        answer = self._client.chat.completions.create(messages=messages, **self._fields(request))
-        choice, message = answer.choices[0], answer.choices[0].message
-        return self._completion(answer, choice, message.content or message.refusal or "", None)
-
-    def _complete(self, request: GenerationRequest) -> Completion:
         fields = self._fields(request)
-        fields["extra_body"] = {"return_token_ids": True, **fields["extra_body"]}
-        answer = self._client.completions.create(
-            prompt=[int(token) for token in request.prompt_ids], logprobs=0, **fields
+        if self._token_ids:
+            fields["logprobs"] = True
+        answer = await self._client.chat.completions.create(messages=messages, **fields)
+        choice, message = answer.choices[0], answer.choices[0].message
+        told = choice.logprobs.content if choice.logprobs else None
+        logprobs = None if told is None else [entry.logprob for entry in told]
+        return self._completion(answer, choice, message.content or message.refusal or "", logprobs)
+
+    async def _complete(self, request: GenerationRequest) -> Completion:
+        prompt = [int(token) for token in request.prompt_ids]
+        answer = await self._client.completions.create(
+            prompt=prompt, logprobs=0, **self._fields(request)
         )
         choice = answer.choices[0]
+        seen = getattr(choice, "prompt_token_ids", None)
+        if seen is not None and list(seen) != prompt:
+            raise InferenceError(
+                f"{self._base_url} answered another prompt: it read {len(seen)} ids instead of "
+                f"{len(prompt)}; switch its truncation and added tokens off"
+            )
         logprobs = choice.logprobs.token_logprobs if choice.logprobs else None
         return self._completion(answer, choice, choice.text, logprobs)
 
     def _fields(self, request: GenerationRequest) -> dict[str, Any]:
         """What both kinds of request have in common."""
         params = request.sampling
-        extra = {"top_k": params.top_k} if params.top_k else {}
+        extra: dict[str, Any] = {"top_k": params.top_k} if params.top_k else {}
+        if self._token_ids:
+            extra["return_token_ids"] = True
         return {
             "model": self.model,
             "temperature": params.temperature,
@@ -208,29 +271,34 @@ class OpenAIBackend:
     def _completion(
         self, answer: Any, choice: Any, text: str, logprobs: Sequence[float | None] | None
     ) -> Completion:
-        """Read an answer; ids and log-probabilities only if told and of one length."""
+        """Read an answer; what belongs to tokens only if told for each of them."""
         if answer.usage:
-            self._count(
-                prompt_tokens=answer.usage.prompt_tokens,
-                completion_tokens=answer.usage.completion_tokens,
-            )
-        # Not a field of the protocol: vLLM and SGLang add it when asked.
+            details = getattr(answer.usage, "prompt_tokens_details", None)
+            self.usage.prompt_tokens += answer.usage.prompt_tokens or 0
+            self.usage.cached_tokens += getattr(details, "cached_tokens", None) or 0
+            self.usage.completion_tokens += answer.usage.completion_tokens or 0
+        # None of these are fields of the protocol: vLLM, SGLang and `agentgym serve` add them.
         told = getattr(choice, "token_ids", None)
+        if told is None:
+            told = getattr(choice, "response_token_ids", None)
         ids = None if told is None else np.array(told, np.int32)
-        whole = ids is not None and logprobs is not None and len(logprobs) == len(ids)
+        if ids is not None and ids.ndim != 1:
+            raise ValueError(f"token ids must be a list of integers, got {told!r:.100}")
+        version = getattr(answer, "weights_version", None)
+        self.version = version if isinstance(version, int) else self.version
         return Completion(
             text=text,
             token_ids=ids,
-            logprobs=np.array(logprobs, np.float32) if whole else None,
+            logprobs=_per_token(ids, logprobs),
+            kept_mass=_per_token(ids, getattr(choice, "kept_mass", None)),
+            entropy=_per_token(ids, getattr(choice, "entropy", None)),
             finish_reason=_FINISH.get(choice.finish_reason, "stop"),
             weights_version=self.version,
         )
 
-    def _score(self, ids: IntArray, start: int) -> FloatArray:
+    async def _score(self, ids: IntArray, start: int) -> FloatArray:
         """Log-probabilities of one sequence's tokens from `start` on."""
-        if not 1 <= start <= len(ids):
-            raise ConfigError(f"start must be in 1..{len(ids)}, got {start}")
-        answer = self._attempt(
+        answer = await self._attempt(
             lambda: self._client.completions.create(
                 model=self.model,
                 prompt=[int(token) for token in ids],
@@ -242,50 +310,147 @@ class OpenAIBackend:
         told = getattr(answer.choices[0], "prompt_logprobs", None)
         if told is None:
             raise InferenceError(f"{self._base_url} does not score given tokens; vLLM does")
-        pairs = zip(told[start:], ids[start:], strict=True)
-        return np.array([entry[str(token)]["logprob"] for entry, token in pairs], np.float32)
+        try:
+            pairs = zip(told[start:], ids[start:], strict=True)
+            return np.array([entry[str(token)]["logprob"] for entry, token in pairs], np.float32)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InferenceError(
+                f"{self._base_url} scored other tokens ({_one_line(error)})"
+            ) from error
 
-    def _attempt(self, call: Callable[[], T]) -> T:
-        """Call until it succeeds, cannot succeed, or the retries are used up.
+    async def _attempt(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it succeeds, cannot succeed, or retries or time are used up.
 
         Raises:
             InferenceError: it did not succeed; says how often it was tried.
         """
-        for attempt in range(self._max_retries + 1):
-            if attempt:
-                self._count(retries=1)
-            try:
-                return call()
-            except InferenceError:
-                raise
-            except self._openai.APIStatusError as error:
-                retried = error.status_code in _RETRIED_STATUS or error.status_code >= 500
-                reason, asked = _one_line(error), error.response.headers.get("retry-after")
-            except self._openai.OpenAIError as error:  # connection lost, time-out
-                retried, reason, asked = True, _one_line(error), None
-            except (ValueError, AttributeError, LookupError, TypeError) as error:
-                retried, asked = True, None
-                reason = f"the answer cannot be read ({_one_line(error)})"
-            if not retried or attempt == self._max_retries:
-                break
-            if self._closing.wait(self._wait_s(attempt, asked)):
-                raise InferenceError("the backend was closed")
-        raise InferenceError(f"{self._base_url} after {attempt + 1} attempts: {reason}")
+        attempts, reason = 0, "it was waiting for its turn"
+        await self._free.acquire()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                while True:
+                    await asyncio.sleep(self._patient_until - time.monotonic())
+                    attempts += 1
+                    try:
+                        return await call()
+                    except InferenceError:
+                        raise
+                    except self._openai.APIStatusError as error:
+                        retried = error.status_code in _RETRIED_STATUS or error.status_code >= 500
+                        reason, asked = _one_line(error), error.response.headers.get("retry-after")
+                    except self._openai.OpenAIError as error:  # connection lost, time-out
+                        retried, reason, asked = True, _one_line(error), None
+                    except (
+                        ValueError,
+                        AttributeError,
+                        LookupError,
+                        TypeError,
+                        OverflowError,
+                    ) as error:
+                        retried, asked = True, None
+                        reason = f"the answer cannot be read ({_one_line(error)})"
+                    if not retried or attempts > self._max_retries:
+                        break
+                    self.usage.retries += 1
+                    wait = self._wait_s(attempts - 1, asked)
+                    if asked:
+                        self._patient_until = max(self._patient_until, time.monotonic() + wait)
+                    await asyncio.sleep(wait)
+        except TimeoutError:
+            reason = f"no answer within {self._deadline_s:g} s; the last problem: {reason}"
+        finally:
+            self._free.release()
+        raise InferenceError(f"{self._base_url} after {attempts} attempts: {reason}")
 
     def _wait_s(self, attempt: int, asked: str | None) -> float:
         """Seconds before the next attempt: what the server asked for, else doubling with jitter."""
-        try:
-            wait = float(asked) if asked else 0.0
-        except ValueError:  # the header's other form is a date
-            wait = 0.0
         # Jitter keeps many waiting requests from coming back at the same moment.
         own = self._backoff_s * float(2**attempt) * self._jitter.uniform(0.75, 1.25)
-        return min(max(wait, own), _LONGEST_WAIT_S)
+        return min(max(_seconds(asked), own), _LONGEST_WAIT_S)
 
-    def _count(self, **amounts: int) -> None:
+
+class _Loop:
+    """An event loop in a thread of its own, for callers that have none."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """Run all at the same time; results in order. The first exception ends them all.
+
+        Raises:
+            InferenceError: the loop is closed, or was while they ran.
+        """
         with self._lock:
-            for name, amount in amounts.items():
-                setattr(self.usage, name, getattr(self.usage, name) + (amount or 0))
+            if self._closed:
+                _discard(work)
+                raise InferenceError("the backend is closed; make a new OpenAIBackend")
+            future = asyncio.run_coroutine_threadsafe(self._all(work), self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise InferenceError("the backend was closed") from None
+        finally:
+            future.cancel()  # if this thread was interrupted
+
+    async def _all(self, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        tasks = [asyncio.ensure_future(one) for one in work]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel everything, run one coroutine more, and end the thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+
+        async def end() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await last()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _discard(work: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    for coroutine in work:
+        coroutine.close()
+
+
+def _per_token(ids: IntArray | None, values: Sequence[float | None] | None) -> FloatArray | None:
+    """Values as an array if there is one for each id."""
+    if ids is None or values is None or len(values) != len(ids) or None in values:
+        return None
+    return np.array(values, np.float32)
+
+
+def _seconds(asked: str | None) -> float:
+    """A ``Retry-After`` header, a number of seconds or a date, as seconds from now."""
+    if not asked:
+        return 0.0
+    try:
+        return max(0.0, float(asked))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(asked)
+    except ValueError:
+        return 0.0
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def _one_line(error: Exception) -> str:

@@ -170,7 +170,12 @@ def read_call(
     sampling = fields.sampling(default, limits)
     seed = fields.integer("seed", secrets.randbits(63), *_SEED_RANGE)
     requests = [
-        GenerationRequest(ids, sampling, derive(seed, "choice", index) if index else seed, messages)
+        GenerationRequest(
+            ids.astype(np.int32),
+            sampling,
+            derive(seed, "choice", index) if index else seed,
+            messages,
+        )
         for index, ids in enumerate(ids for ids in prompts for _ in range(n))
     ]
     return Call(

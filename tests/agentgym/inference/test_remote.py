@@ -3,6 +3,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from agentgym.core import GenerationRequest, InferenceBackend, SamplingParams
 from agentgym.errors import ConfigError, InferenceError, MissingDependencyError
-from agentgym.inference.remote import OpenAIBackend
+from agentgym.inference.remote import OpenAIBackend, Prices, _seconds
 from agentgym.types import Message
 
 Reply = dict[str, Any] | int | str | tuple[int, dict[str, str]]
@@ -51,6 +53,16 @@ class FakeServer:
                 if reply == "hang":
                     fake.release.wait(20)
                     reply = 500
+                if reply == "trickle":  # an answer that never ends and never pauses for long
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000000")
+                    self.end_headers()
+                    while not fake.release.wait(0.01):
+                        try:
+                            self.wfile.write(b" ")
+                        except OSError:
+                            return
+                    return
                 if reply == "drop":
                     self.close_connection = True
                     return
@@ -292,15 +304,107 @@ def test_waits_double_and_follow_the_server(connect: Callable[..., OpenAIBackend
     assert backend._wait_s(0, "86400") == backend._wait_s(30, None) == 60
 
 
-def test_a_server_that_asks_for_patience_gets_it(
-    server: FakeServer, connect: Callable[..., OpenAIBackend], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_patience_gets_it_from_all(
+    server: FakeServer, connect: Callable[..., OpenAIBackend], status: int
 ) -> None:
-    backend = connect()
-    waits: list[float] = []
-    monkeypatch.setattr(backend._closing, "wait", lambda s: waits.append(s))
-    server.reply = lambda count, _: (429, {"Retry-After": "9"}) if count == 0 else chat("fine")
-    assert backend.generate([request()])[0].text == "fine"
-    assert waits == [9.0]
+    times: list[float] = []
+
+    def reply(count: int, _: Any) -> Reply:
+        times.append(time.monotonic())
+        return (status, {"Retry-After": "0.3"}) if count == 0 else chat("fine")
+
+    server.reply = reply
+    backend = connect(concurrency=1)
+    answers = backend.generate([request(), request()])
+    assert [answer.text for answer in answers] == ["fine", "fine"]
+    assert times[1] - times[0] >= 0.3
+    assert backend._patient_until >= times[0] + 0.3, "other requests wait as well"
+
+
+def test_seconds_of_retry_after() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 25 < _seconds(soon) <= 30
+    assert _seconds("Sat, 01 Jan 2000 00:00:00") == 0, "a date without a zone, in the past"
+    assert [_seconds(word) for word in (None, "", "soon", "-3", "nan", "2.5")] == [0] * 5 + [2.5]
+
+
+@pytest.mark.parametrize("fault", ["trickle", "hang", 500])
+def test_a_deadline_ends_what_retries_do_not(
+    server: FakeServer, connect: Callable[..., OpenAIBackend], fault: Any
+) -> None:
+    server.reply = lambda *_: fault
+    backend = connect(deadline_s=0.3, max_retries=10**6, backoff_s=0.01)
+    answer = backend.generate([request()])[0]
+    assert answer.finish_reason == "error"
+    assert "no answer within 0.3 s" in answer.error
+    assert backend.usage.failed == 1
+
+
+def test_chat_with_token_ids(server: FakeServer, connect: Callable[..., OpenAIBackend]) -> None:
+    told = {"content": [{"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
+    for field in ("token_ids", "response_token_ids"):
+        server.reply = lambda *_, field=field: chat("a", logprobs=told, **{field: [8]})
+        answer = connect(token_ids=True).generate([request()])[0]
+        assert answer.token_ids is not None
+        assert answer.logprobs is not None
+        assert (answer.token_ids.tolist(), answer.logprobs.tolist()) == ([8], [-0.5])
+    assert server.bodies[-1]["return_token_ids"] is True
+    assert server.bodies[-1]["logprobs"] is True
+
+
+def test_another_prompt_than_ours_is_an_error(
+    server: FakeServer, connect: Callable[..., OpenAIBackend]
+) -> None:
+    server.reply = lambda *_: completion("x", token_ids=[1], prompt_token_ids=[0, 5, 6])
+    answer = connect(mode="completions").generate([request()])[0]
+    assert "another prompt" in answer.error
+    server.reply = lambda *_: completion("x", token_ids=[1], prompt_token_ids=[5, 6])
+    assert connect(mode="completions").generate([request()])[0].text == "x"
+
+
+@pytest.mark.parametrize("ids", [["a"], [[1]], [2**40], {"a": 1}])
+def test_ids_that_are_none_are_no_answer(
+    server: FakeServer, connect: Callable[..., OpenAIBackend], ids: Any
+) -> None:
+    server.reply = lambda *_: completion("x", token_ids=ids, logprobs={"token_logprobs": [-1]})
+    answer = connect(mode="completions", max_retries=0).generate([request()])[0]
+    assert answer.finish_reason == "error"
+
+
+def test_what_our_own_server_adds(
+    server: FakeServer, connect: Callable[..., OpenAIBackend]
+) -> None:
+    extra = {"token_ids": [8, 9], "kept_mass": [1.0, 0.5], "entropy": [0.1]}
+    server.reply = lambda *_: {**completion("x", **extra), "weights_version": 7}
+    backend = connect(mode="completions")
+    answer = backend.generate([request()])[0]
+    assert answer.kept_mass is not None
+    assert answer.kept_mass.tolist() == [1.0, 0.5]
+    assert answer.entropy is None, "one value for two tokens says nothing"
+    assert (answer.weights_version, backend.version) == (7, 7)
+
+
+def test_accounting(server: FakeServer, connect: Callable[..., OpenAIBackend]) -> None:
+    usage = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 50,
+        "total_tokens": 1050,
+        "prompt_tokens_details": {"cached_tokens": 400},
+    }
+    server.reply = lambda count, _: 500 if count == 0 else {**chat("x"), "usage": usage}
+    backend = connect(prices=Prices(prompt=3.0, completion=15.0, cached=0.3), concurrency=1)
+    backend.generate([request(), request()])
+    # Per request: 600 fresh at 3, 400 cached at 0.3, 50 sampled at 15 per million: 0.00267.
+    assert backend.accounting() == {
+        "requests": 2,
+        "failed": 0,
+        "retries": 1,
+        "prompt_tokens": 2000,
+        "cached_tokens": 800,
+        "completion_tokens": 100,
+        "cost": pytest.approx(2 * 0.00267),
+    }
 
 
 def test_requests_run_side_by_side_up_to_the_limit(
@@ -356,14 +460,21 @@ def test_a_closed_backend_says_so_and_stops_retrying(
     backend = connect(backoff_s=30.0)
     server.reply = lambda *_: 500
     results: list[Any] = []
-    worker = threading.Thread(target=lambda: results.extend(backend.generate([request()])))
+
+    def ask() -> None:
+        try:
+            backend.generate([request()])
+        except InferenceError as error:
+            results.append(str(error))
+
+    worker = threading.Thread(target=ask)
     worker.start()
     while not server.bodies:
         time.sleep(0.005)
     backend.close()
     backend.close()
     worker.join(20)
-    assert results[0].finish_reason == "error"
+    assert results == ["the backend was closed"]
     with pytest.raises(InferenceError, match="closed"):
         backend.generate([request()])
 
@@ -387,6 +498,7 @@ def test_the_key_comes_from_the_named_variable(
         ({"mode": "telepathy"}, "mode"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout_s": 0}, "timeout_s"),
+        ({"deadline_s": 0}, "deadline_s"),
         ({"max_retries": -1}, "max_retries"),
     ],
 )
