@@ -24,6 +24,7 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("breakthrough.alphabeta", "breakthrough", "BreakthroughEnv", {"opponent": "alphabeta"}, 60),
     ("maze", "maze", "MazeEnv", {}, 100),
     ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
+    ("guess_my_city", "guess_my_city", "GuessMyCityEnv", {}, 40),
     ("twenty_questions", "twenty_questions", "TwentyQuestionsEnv", {}, 40),
     (
         "twenty_questions.original",

@@ -1,20 +1,13 @@
 """agentgym/twenty_questions-v0: find out an object by questions that are answered yes or no."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from agentgym.actions import ActionCall
-from agentgym.environments.text.game import Outcome, TextGame
-from agentgym.environments.text.object_table import ObjectTable, object_table, tokens
-from agentgym.errors import ConfigError
+from agentgym.environments.text.game import Outcome
+from agentgym.environments.text.object_table import object_table, tokens
+from agentgym.environments.text.question_game import MAX_WORDS, QUESTIONS, QuestionGame
 from agentgym.players import Player, PlayerTurn, ask
-from agentgym.seeding import SEED_MAX, derive
-from agentgym.types import Message
 
-QUESTIONS = 20
-MAX_WORDS = 40
-MAX_CHARACTERS = 300
 CANNOT_TELL = "I cannot tell."
 _ANSWER = re.compile(r"\W*(yes|no|i cannot tell|i can't tell|cannot tell|unknown)\b", re.IGNORECASE)
 _PUBLISHED_OPENINGS = ("Is", "Does", "Can", "Do", "Are", "Could")
@@ -28,10 +21,6 @@ _COMMON_NOUNS = set(
 )
 _MASS = {"Broccoli", "Spinach", "Corn", "Peas", "Celery", "Paper", "Toothpaste", "Glue", "Lego"}
 _PER_TURN = 12
-
-
-def question(text: str) -> None:
-    """Ask a question that is answered with yes or no, such as: Is it an animal?"""
 
 
 class TableOracle:
@@ -55,7 +44,7 @@ class TableOracle:
         return "Yes." if meaning.yes >> table.names.index(turn.facts["object"]) & 1 else "No."
 
 
-class TwentyQuestionsEnv(TextGame):
+class TwentyQuestionsEnv(QuestionGame):
     """Find out which object is meant, by at most twenty yes/no questions.
 
     ## Description
@@ -107,7 +96,7 @@ class TwentyQuestionsEnv(TextGame):
     * v0: first.
     """
 
-    actions = (question,)
+    noun = "object"
 
     def __init__(
         self,
@@ -117,33 +106,11 @@ class TwentyQuestionsEnv(TextGame):
         action_syntax: str = "text",
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(mode=mode, action_syntax=action_syntax, render_mode=render_mode)
-        self.oracle: Player = oracle or TableOracle("No." if mode == "original" else CANNOT_TELL)
-        self._table: ObjectTable = object_table()
+        self._table = object_table()
+        self.secrets = self._table.names
         self._nouns = (_COMMON_NOUNS | self._table.words) - {"of"}
-        self._object = 0
-        self._asked = 0
-        self._left = self._table.everything
-        self._talk_seed = 0
-
-    def begin(self, options: Mapping[str, Any]) -> str:
-        """Choose the object."""
-        names = self._table.names
-        unknown = set(options) - {"object", "deterministic"}
-        if unknown:
-            raise ConfigError(f"unknown options {sorted(unknown)}; known: object, deterministic")
-        drawn = int(self.np_random.integers(len(names)))
-        self._talk_seed = int(self.np_random.integers(SEED_MAX))
-        if "object" in options:
-            if options["object"] not in names:
-                raise ConfigError(f"object must be one of {names}, got {options['object']!r}")
-            drawn = names.index(options["object"])
-        elif options.get("deterministic"):
-            drawn = self.np_random_seed % len(names)
-        self._object, self._asked, self._left = drawn, 0, self._table.everything
-        if self.mode == "original":
-            return "Questions:\n"
-        return f"Ask your first question. Questions left: {QUESTIONS}."
+        oracle = oracle or TableOracle("No." if mode == "original" else CANNOT_TELL)
+        super().__init__(oracle, mode=mode, action_syntax=action_syntax, render_mode=render_mode)
 
     def goal(self) -> str:
         """The rules."""
@@ -162,7 +129,7 @@ class TwentyQuestionsEnv(TextGame):
         """An empty line, or no call: a question lost."""
         if self.mode == "original":
             return self._published("", error)
-        return self._counted("That was no question.", error=error)
+        return self.counted("That was no question.", error=error)
 
     def play(self, call: ActionCall) -> Outcome:
         """Answer the question."""
@@ -170,50 +137,36 @@ class TwentyQuestionsEnv(TextGame):
         return self._published(text) if self.mode == "original" else self._fixed(text)
 
     def _fixed(self, text: str) -> Outcome:
-        if len(text) > MAX_CHARACTERS or len(text.split()) > MAX_WORDS:
-            error = f"A question has at most {MAX_WORDS} words and {MAX_CHARACTERS} characters."
-            return self._counted("That was too long.", error=error)
+        if error := self.too_long(text):
+            return self.counted("That was too long.", error=error)
         if not self._table.asks(text):
             error = (
                 "Ask a question that is answered with yes or no and begins with Is, Does, Can or "
                 f"the like; got {text[:60]!r}"
             )
-            return self._counted("That was no yes/no question.", error=error)
+            return self.counted("That was no yes/no question.", error=error)
         meaning = self._table.read(text)
         if meaning is None or meaning.guess is None:
-            return self._counted(self._ask(text))
-        if meaning.guess != self._object:
+            return self.counted(self._ask(text))
+        if meaning.guess != self.secret:
             self._learn(text, "No.")
-            return self._counted("No.")
-        self._asked += 1
-        text = f"Yes, it is: {self._table.names[self._object]}."
-        return Outcome(text, 0.0, terminated=True, success=True)
-
-    def _counted(self, answer: str, error: str = "") -> Outcome:
-        """A turn that did not name the object."""
-        self._asked += 1
-        if self._asked < QUESTIONS:
-            return Outcome(
-                f"{answer} Questions left: {QUESTIONS - self._asked}.", -1.0, error=error
-            )
-        name = self._table.names[self._object]
-        text = f"{answer} No questions are left. It was: {name}."
-        return Outcome(text, -1.0, terminated=True, error=error)
+            return self.counted("No.")
+        return self.won()
 
     def _published(self, text: str, error: str = "") -> Outcome:
         asked = published_question(text)
         answer = "No." if asked == _INVALID else self._ask(asked)
         if asked == _INVALID and not error:
             error = f"The rules allow no such question: {text[:60]!r}"
-        self._asked += 1
+        self.asked += 1
         success = answer == "Yes." and self._names_it(asked)
-        end = success or self._asked >= QUESTIONS
+        end = success or self.asked >= QUESTIONS
         reward = 0.0 if success else -1.0
         return Outcome(f"{answer}\n", reward, terminated=end, success=success, error=error)
 
     def _names_it(self, asked: str) -> bool:
         """The published test: it ends with the object's name and has no other noun."""
-        variants = [tokens(variant) for variant in self._table.variants[self._object]]
+        variants = [tokens(variant) for variant in self._table.variants[self.secret]]
         ignored = _PUBLISHED_IGNORED.union(*variants)
         words = tokens(asked)
         for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -223,20 +176,13 @@ class TwentyQuestionsEnv(TextGame):
 
     def _ask(self, text: str) -> str:
         """The oracle's answer, checked."""
-        variants = self._table.variants[self._object]
+        variants = self._table.variants[self.secret]
         allowed = "Yes. or No." if self.mode == "original" else f"Yes., No. or {CANNOT_TELL}"
-        turn = PlayerTurn(
-            role="oracle",
-            instructions=(
-                "You know a secret object, and someone tries to find out which by questions. The "
-                f"object: {', '.join(variants)}. Answer each question truthfully. Write only "
-                f"{allowed}"
-            ),
-            messages=(Message("user", text),),
-            facts={"object": variants[0]},
-            seed=derive(self._talk_seed, self._asked),
+        instructions = (
+            "You know a secret object, and someone tries to find out which by questions. The "
+            f"object: {', '.join(variants)}. Answer each question truthfully. Write only {allowed}"
         )
-        answer = ask(self.oracle, turn, self._heard)
+        answer = ask(self.oracle, self.turn(text, instructions), self._heard)
         self._learn(text, answer)
         return answer
 
@@ -253,36 +199,13 @@ class TwentyQuestionsEnv(TextGame):
         """Keep the objects for which the answer is right, for the expert."""
         meaning = self._table.read(text)
         if meaning is not None and answer != CANNOT_TELL:
-            self._left &= meaning.yes if answer == "Yes." else ~meaning.yes
-
-    def save(self) -> Any:
-        """The object, the questions asked, what the answers leave, and the oracle's chance."""
-        return {
-            "object": self._object,
-            "asked": self._asked,
-            "left": f"{self._left:x}",
-            "seed": self._talk_seed,
-        }
-
-    def load(self, state: Any) -> None:
-        """The inverse of `save`."""
-        left, asked = int(state["left"], 16), int(state["asked"])
-        index, seed = range(len(self._table.names))[state["object"]], int(state["seed"])
-        self._object, self._asked, self._left, self._talk_seed = index, asked, left, seed
-
-    def key(self) -> str:
-        """The object, the questions asked, and what the answers leave of all objects."""
-        return f"{self._object}/{self._asked}/{self._left:x}"
-
-    def facts(self) -> dict[str, Any]:
-        """How many questions are left."""
-        return {"questions_left": QUESTIONS - self._asked}
+            self.left &= meaning.yes if answer == "Yes." else ~meaning.yes
 
     def guesses(self) -> list[str]:
         """A dozen plausible questions, others at each turn; one names an object."""
-        first = self._asked * _PER_TURN
+        first = self.asked * _PER_TURN
         attributes = [*self._table.attributes.values()][first : first + _PER_TURN]
-        name = self._table.names[self._asked * 37 % len(self._table.names)]
+        name = self._table.names[self.asked * 37 % len(self._table.names)]
         return [*(attribute.question for attribute in attributes), guess_question(name)]
 
     def expert(self) -> str:
@@ -290,8 +213,8 @@ class TwentyQuestionsEnv(TextGame):
 
         Only objects that the answers so far leave are asked about.
         """
-        left = self._left or self._table.everything  # an oracle may contradict itself
-        if self._asked == QUESTIONS - 1 or left & (left - 1) == 0:
+        left = self.left or self._everything  # an oracle may contradict itself
+        if self.asked == QUESTIONS - 1 or left & (left - 1) == 0:
             return guess_question(self._table.names[(left & -left).bit_length() - 1])
         return self._table.best_question(left)
 

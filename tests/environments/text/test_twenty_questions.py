@@ -10,9 +10,9 @@ import pytest
 import agentgym  # noqa: F401  (registers the ids)
 from agentgym.core import GenerationRequest
 from agentgym.environments.text.object_table import object_table
+from agentgym.environments.text.question_game import QUESTIONS
 from agentgym.environments.text.twenty_questions import (
     CANNOT_TELL,
-    QUESTIONS,
     TwentyQuestionsEnv,
     guess_question,
     published_question,

@@ -1,0 +1,134 @@
+"""The base of games in which the agent finds out a secret by questions to an oracle."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentgym.environments.text.game import Outcome, TextGame
+from agentgym.errors import ConfigError
+from agentgym.players import Player, PlayerTurn
+from agentgym.seeding import SEED_MAX, derive
+from agentgym.types import Message
+
+QUESTIONS = 20
+MAX_WORDS = 40
+MAX_CHARACTERS = 300
+
+
+def question(text: str) -> None:
+    """Ask one question, or name what you think it is."""
+
+
+class QuestionGame(TextGame):
+    """Twenty questions about one of a list of secrets.
+
+    A game says what its secrets are (`noun`, `secrets`) and what follows from a line (`play`), by
+    `counted` and `won`. What the answers so far leave of the secrets is kept as a set of bits, for
+    the expert and for `key`: states in which the same is known have the same name.
+
+    Args:
+        oracle: who answers.
+        mode: "fixed" or "original".
+        action_syntax: one of `actions.SYNTAXES`.
+        render_mode: None or "ansi".
+    """
+
+    actions = (question,)
+    noun = "secret"
+    secrets: Sequence[str] = ()
+
+    def __init__(
+        self,
+        oracle: Player,
+        *,
+        mode: str = "fixed",
+        action_syntax: str = "text",
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(mode=mode, action_syntax=action_syntax, render_mode=render_mode)
+        self.oracle = oracle
+        self.secret = 0
+        self.asked = 0
+        self.left = self._everything
+        self._talk_seed = 0
+
+    @property
+    def _everything(self) -> int:
+        return (1 << len(self.secrets)) - 1
+
+    def begin(self, options: Mapping[str, Any]) -> str:
+        """Choose the secret."""
+        unknown = sorted(set(options) - {self.noun, "deterministic"})
+        if unknown:
+            raise ConfigError(f"unknown options {unknown}; known: {self.noun}, deterministic")
+        drawn = self.draw()
+        self._talk_seed = int(self.np_random.integers(SEED_MAX))
+        if self.noun in options:
+            name = options[self.noun]
+            if name not in self.secrets:
+                known = ", ".join(self.secrets)
+                raise ConfigError(f"{self.noun} must be one of {known}, got {name!r}")
+            drawn = list(self.secrets).index(name)
+        elif options.get("deterministic"):
+            drawn = self.np_random_seed % len(self.secrets)
+        self.secret, self.asked, self.left = drawn, 0, self._everything
+        if self.mode == "original":
+            return "Questions:\n"
+        return f"Ask your first question. Questions left: {QUESTIONS}."
+
+    def draw(self) -> int:
+        """A random secret."""
+        return int(self.np_random.integers(len(self.secrets)))
+
+    def too_long(self, text: str) -> str:
+        """What is wrong with the length of a line; empty if nothing is."""
+        if len(text) <= MAX_CHARACTERS and len(text.split()) <= MAX_WORDS:
+            return ""
+        return f"A line has at most {MAX_WORDS} words and {MAX_CHARACTERS} characters."
+
+    def turn(self, text: str, instructions: str) -> PlayerTurn:
+        """What the oracle is asked: one question alone, with the secret in ``facts``."""
+        return PlayerTurn(
+            role="oracle",
+            instructions=instructions,
+            messages=(Message("user", text),),
+            facts={self.noun: self.secrets[self.secret]},
+            seed=derive(self._talk_seed, self.asked),
+        )
+
+    def counted(self, answer: str, error: str = "") -> Outcome:
+        """A turn that did not win; the twentieth loses."""
+        self.asked += 1
+        if self.asked < QUESTIONS:
+            text = f"{answer} Questions left: {QUESTIONS - self.asked}."
+            return Outcome(text, -1.0, error=error)
+        text = f"{answer} No questions are left. It was: {self.secrets[self.secret]}."
+        return Outcome(text, -1.0, terminated=True, error=error)
+
+    def won(self) -> Outcome:
+        """A turn that named the secret."""
+        self.asked += 1
+        text = f"Yes, it is: {self.secrets[self.secret]}."
+        return Outcome(text, 0.0, terminated=True, success=True)
+
+    def save(self) -> Any:
+        """The secret, the questions asked, what the answers leave, and the oracle's chance."""
+        return {
+            "secret": self.secret,
+            "asked": self.asked,
+            "left": f"{self.left:x}",
+            "seed": self._talk_seed,
+        }
+
+    def load(self, state: Any) -> None:
+        """The inverse of `save`."""
+        secret = range(len(self.secrets))[state["secret"]]
+        left, asked, seed = int(state["left"], 16), int(state["asked"]), int(state["seed"])
+        self.secret, self.asked, self.left, self._talk_seed = secret, asked, left, seed
+
+    def key(self) -> str:
+        """The secret, the questions asked, and what the answers leave of all secrets."""
+        return f"{self.secret}/{self.asked}/{self.left:x}"
+
+    def facts(self) -> dict[str, Any]:
+        """How many questions are left."""
+        return {"questions_left": QUESTIONS - self.asked}
