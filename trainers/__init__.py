@@ -4,8 +4,20 @@ if __name__ != "agentgym.trainers":
     raise ImportError("import agentgym.trainers, not the bare folder name 'trainers'")
 
 _TRAINERS = {
-    "behaviour_cloning": ("BehaviourCloningTrainer", "likelihood of the actions that were given"),
-    "filtered_bc": ("FilteredBCTrainer", "online: clones the policy's own best episodes"),
+    "behaviour_cloning": (
+        "behaviour_cloning:BehaviourCloningTrainer",
+        "likelihood of the actions that were given",
+    ),
+    "filtered_bc": (
+        "filtered_bc:FilteredBCTrainer",
+        "online: clones the policy's own best episodes",
+    ),
+    "dr_grpo": ("grpo:DrGRPOTrainer", "online: clipped, centred inside groups"),
+    "gigpo": ("gigpo:GiGPOTrainer", "online: episodes compared in groups, turns at equal states"),
+    "grpo": ("grpo:GRPOTrainer", "online: clipped, standardised inside groups"),
+    "loop": ("loop:LOOPTrainer", "online: clipped, leave-one-out, several passes"),
+    "reinforce": ("reinforce:ReinforceTrainer", "online: the plain policy gradient"),
+    "rloo": ("rloo:RLOOTrainer", "online: policy gradient, leave-one-out"),
 }
 
 
@@ -13,5 +25,5 @@ def register() -> None:
     """Register every name; imports nothing."""
     from agentgym.registry import TRAINERS
 
-    for name, (attribute, doc) in _TRAINERS.items():
-        TRAINERS.register(name, f"{__name__}.{name}:{attribute}", doc)
+    for name, (target, doc) in _TRAINERS.items():
+        TRAINERS.register(name, f"{__name__}.{target}", doc)

@@ -1,0 +1,94 @@
+"""GiGPO: episodes compared inside their group, and turns compared where episodes meet.
+
+Source: Feng et al. 2025, https://arxiv.org/abs/2505.10978, section 4 and equations 3 to 9.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from agentgym.advantages import Array, Baseline, anchored_advantages, group_advantages
+from agentgym.errors import ConfigError
+from agentgym.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
+from agentgym.types import Trajectory
+
+
+@dataclass(frozen=True)
+class GiGPOConfig(PolicyGradientConfig):
+    """How to add credit for single turns without a critic."""
+
+    baseline: Baseline = "mean"
+    """Of the episodes' scores, inside their group."""
+    discount: float = 0.95
+    """Of the returns that turns are compared by."""
+    omega: float = 1.0
+    """Weight of the turn's advantage beside the episode's."""
+    clip_low: float = 0.2
+    """As of `PolicyGradientConfig`."""
+    clip_high: float = 0.2
+    """As of `PolicyGradientConfig`."""
+    kl_coefficient: float = 0.01
+    """As of `PolicyGradientConfig`."""
+    variant: Literal["paper", "released"] = "paper"
+    """"released" averages episode scores over turns instead of episodes, so that long episodes
+    weigh more and a group's advantages need not sum to 0."""
+
+    def __post_init__(self) -> None:
+        PolicyGradientConfig.__post_init__(self)
+        if self.omega < 0:
+            raise ConfigError(f"omega must not be negative, got {self.omega!r}")
+
+
+class GiGPOTrainer(PolicyGradientTrainer):
+    """Group-in-group comparison at the states that the environment names.
+
+    Turns are compared where `Turn.state_key`, the environment's own name of the state before the
+    turn, is equal inside a group: a text that looks the same is not taken for the same state. An
+    environment that names no states leaves GRPO's advantages.
+    """
+
+    name = "gigpo"
+    config_class: ClassVar[type[GiGPOConfig]] = GiGPOConfig
+    config: GiGPOConfig
+
+    def advantages(self, trajectories: Sequence[Trajectory]) -> list[Array]:
+        """The episode's advantage plus omega times the turn's."""
+        config = self.config
+        turns = anchored_advantages(
+            [self._rewards(t) for t in trajectories],
+            [t.group_id or t.task.id for t in trajectories],
+            [[turn.state_key for turn in t.turns] for t in trajectories],
+            discount=config.discount,
+            scale=config.scale,
+        )
+        episodes = (
+            super().advantages(trajectories)
+            if config.variant == "paper"
+            else self._over_turns(trajectories)
+        )
+        return [e + config.omega * t for e, t in zip(episodes, turns, strict=True)]
+
+    def _rewards(self, trajectory: Trajectory) -> Array:
+        """(N,) what turns earn: the environment's rewards, or the outcome at the end."""
+        if self.config.score == "return":
+            rewards = np.array([turn.reward for turn in trajectory.turns], np.float64)
+        else:
+            rewards = np.zeros(len(trajectory.turns))
+            rewards[-1] = float(trajectory.outcome or 0.0)
+        return rewards - self.config.invalid_penalty * np.array(
+            [not turn.parsed for turn in trajectory.turns]
+        )
+
+    def _over_turns(self, trajectories: Sequence[Trajectory]) -> list[Array]:
+        """Episode scores, each as often as it has turns, compared inside their group."""
+        counts = [len(t.turns) for t in trajectories]
+        names = [t.group_id or t.task.id for t in trajectories]
+        flat = group_advantages(
+            np.repeat([self.score_of(t) for t in trajectories], counts),
+            [name for name, count in zip(names, counts, strict=True) for _ in range(count)],
+            baseline=self.config.baseline,
+            scale=self.config.scale,
+        )
+        return list(np.split(flat, np.cumsum(counts)[:-1]))

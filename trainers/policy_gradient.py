@@ -1,0 +1,383 @@
+"""What policy-gradient methods share: an advantage for every turn, and a clipped token loss.
+
+A method is a file with a config of defaults and one function, `PolicyGradientTrainer.advantages`;
+`rloo` is the shortest. Rows, micro-batches, processes, optimiser and resume are those of
+`behaviour_cloning`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentgym.advantages import Array, Baseline, Scale, group_advantages
+from agentgym.errors import ConfigError
+from agentgym.losses import (
+    Divergence,
+    action_logprobs,
+    clipped_policy_gradient,
+    divergence,
+    policy_gradient,
+    token_weights,
+)
+from agentgym.rows import FloatArray, MicroBatch, Row, collate, micro_batches, untrainable_turns
+from agentgym.trainers.behaviour_cloning import BehaviourCloningConfig, BehaviourCloningTrainer
+from agentgym.types import Source, Trajectory
+
+Ratio = Literal["token", "turn", "episode"]
+OLD, REFERENCE, ADVANTAGE = "old", "reference", "advantage"
+_UNITS = {"turn": 1, "episode": 0}
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig(BehaviourCloningConfig):
+    """How to follow the gradient of the expected score."""
+
+    learning_rate: float = 1e-5
+    """Peak; about ten times higher for LoRA than for all weights."""
+    score: Literal["outcome", "return"] = "outcome"
+    """What an episode is worth: its outcome, or the sum of its rewards."""
+    discount: float = 1.0
+    """Per turn, of the rewards."""
+    invalid_penalty: float = 0.0
+    """Taken from an episode's score for each turn whose action did not parse."""
+    baseline: Baseline = "leave_one_out"
+    """What an episode's score is compared with, inside its group (episodes of the same task)."""
+    scale: Scale = "none"
+    """Whether advantages are divided by their group's standard deviation."""
+    singleton: float = 0.0
+    """Advantage in a group of one; NaN keeps the score as it is."""
+    clip_low: float = 0.0
+    """Ratio to the sampling policy below which the gradient ends, as 1 - clip_low; with
+    `clip_high` 0 the loss is REINFORCE's, without a ratio."""
+    clip_high: float = 0.0
+    """Likewise above, as 1 + clip_high."""
+    reciprocal_clip: bool = False
+    """The lower end is 1 / (1 + clip_low) instead (LOOP)."""
+    ratio: Ratio = "token"
+    """What shares one ratio: a token, or the product over a turn or an episode's row."""
+    kl_coefficient: float = 0.0
+    """Weight of the divergence from the model that training began with, in the loss."""
+    kl_estimator: Divergence = "k3"
+    """See `losses.divergence`."""
+    drop_below: float = 0.0
+    """Turns whose advantage is not above this in size are context only; 0 keeps all."""
+    old_logprobs: Literal["auto", "sampled", "recomputed"] = "auto"
+    """Of the policy that sampled: as the backend told, or computed again by this model at the
+    start of the update; "auto" takes the backend's if it told all."""
+    skip_unparsed: bool = False
+    """Leave turns whose action did not parse as context only. Here they are the agent's too."""
+
+    def __post_init__(self) -> None:
+        BehaviourCloningConfig.__post_init__(self)
+        for name in ("clip_low", "clip_high", "kl_coefficient", "drop_below", "invalid_penalty"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if bool(self.clip_low) != bool(self.clip_high) or self.clip_low >= 1:
+            raise ConfigError(
+                "clip_low (below 1) and clip_high are both 0 or both above, got "
+                f"{self.clip_low!r} and {self.clip_high!r}"
+            )
+        if not 0 < self.discount <= 1:
+            raise ConfigError(f"discount must be in (0, 1], got {self.discount!r}")
+
+
+class PolicyGradientTrainer(BehaviourCloningTrainer):
+    """Raises the probability of what went better than its group, and lowers the rest.
+
+    Only the policy's own scored episodes count: demonstrations are passed over, and episodes that
+    the environment broke are in no baseline. A group of equal scores teaches nothing; if all are,
+    there is no update, and the metrics say so.
+
+    Args:
+        model: as for `BehaviourCloningTrainer`. As it is now it is the reference of
+            `kl_coefficient`, as a copy of the trained weights: with adapters these alone.
+        tokenizer: likewise.
+        config: see `PolicyGradientConfig`.
+    """
+
+    name = "policy_gradient"
+    config_class: ClassVar[type[PolicyGradientConfig]] = PolicyGradientConfig
+    config: PolicyGradientConfig
+
+    def __init__(
+        self, model: Any, tokenizer: Any, config: PolicyGradientConfig | None = None
+    ) -> None:
+        super().__init__(model, tokenizer, config)
+        self._columns: dict[str, list[FloatArray]] = {}
+        """By name, for each row (L,): what the loss needs of every token beside the row's own."""
+        self._sums: dict[str, float] = {}
+        self._first: dict[str, Tensor] | None = None
+        if self.config.kl_coefficient:
+            self._first = {name: w.clone() for name, w in self.optimiser.weights().items()}
+
+    # -- what a method says -------------------------------------------------------------------
+
+    def advantages(self, trajectories: Sequence[Trajectory]) -> list[Array]:
+        """How much better each turn was than what it is compared with.
+
+        Args:
+            trajectories: the policy's own, all scored.
+
+        Returns:
+            For each trajectory (N,), by turn. Here the same for all turns of an episode: its score
+            compared inside its group.
+        """
+        compared = self.compared([self.score_of(t) for t in trajectories], trajectories)
+        return [
+            np.full(len(t.turns), advantage)
+            for t, advantage in zip(trajectories, compared, strict=True)
+        ]
+
+    def score_of(self, trajectory: Trajectory) -> float:
+        """What an episode is worth, penalties taken off."""
+        if self.config.score == "return":
+            weights = self.config.discount ** np.arange(len(trajectory.turns))
+            worth = float(weights @ np.array([turn.reward for turn in trajectory.turns]))
+        else:
+            assert trajectory.outcome is not None
+            worth = float(trajectory.outcome)
+        return worth - self.config.invalid_penalty * sum(not t.parsed for t in trajectory.turns)
+
+    def compared(self, scores: Sequence[float], trajectories: Sequence[Trajectory]) -> Array:
+        """Scores against their groups, as the config says."""
+        config = self.config
+        return group_advantages(
+            np.asarray(scores, np.float64),
+            [t.group_id or t.task.id for t in trajectories],
+            baseline=config.baseline,
+            scale=config.scale,
+            singleton=None if math.isnan(config.singleton) else config.singleton,
+        )
+
+    # -- one update ---------------------------------------------------------------------------
+
+    def start(self, trajectories: Sequence[Trajectory]) -> None:
+        """Begin an update on this iteration's episodes. Changes no weight."""
+        own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
+        scored = [t for t in own if t.outcome is not None]
+        by_turn = self.advantages(scored) if scored else []
+        counts = self._counts(scored, by_turn) | {
+            "trajectories": len(trajectories),
+            "unscored": sum(t.outcome is None for t in trajectories),
+            "untrainable_turns": untrainable_turns(scored),
+        }
+        rows = self._as_rows(scored)
+        columns = [_spread(row, by_turn[row.trajectory]) for row in rows]
+        if self.config.drop_below:
+            kept = [
+                _without_small(*each, self.config.drop_below)
+                for each in zip(rows, columns, strict=True)
+            ]
+            pairs = [pair for pair in kept if pair is not None]
+            rows, columns = [p[0] for p in pairs], [p[1] for p in pairs]
+        if not any(np.any(column) for column in columns):
+            rows, columns = [], []  # equal scores everywhere: nothing to learn
+        counts["trained_trajectories"] = len({row.trajectory for row in rows})
+        self._columns = {ADVANTAGE: columns}
+        self._sums = {}
+        self._begin(rows, counts)
+        if rows:
+            self._remember_policies()
+
+    def _counts(self, scored: Sequence[Trajectory], by_turn: Sequence[Array]) -> dict[str, float]:
+        """What a practitioner wants to know of the episodes, before any step."""
+        groups: dict[str, list[float]] = {}
+        for trajectory in scored:
+            name = trajectory.group_id or trajectory.task.id
+            groups.setdefault(name, []).append(self.score_of(trajectory))
+        dead = sum(len(set(scores)) == 1 for scores in groups.values())
+        turns = [turn for t in scored for turn in t.turns]
+        flat = np.concatenate(by_turn) if by_turn else np.zeros(0)
+        return {
+            "groups": len(groups),
+            "dead_group_share": dead / len(groups) if groups else 0.0,
+            "turns": len(turns),
+            "invalid_share": sum(not t.parsed for t in turns) / len(turns) if turns else 0.0,
+            "score": float(np.mean([self.score_of(t) for t in scored])) if scored else 0.0,
+            "advantage_mean": float(flat.mean()) if len(flat) else 0.0,
+            "advantage_std": float(flat.std()) if len(flat) else 0.0,
+        }
+
+    def _remember_policies(self) -> None:
+        """Log-probabilities of every row under the policies that the loss compares with."""
+        config = self.config
+        if config.clip_high:
+            told = all(row.has_logprobs for row in self._rows)
+            if config.old_logprobs == "sampled" and not told:
+                raise ConfigError(
+                    "old_logprobs='sampled', but the backend told no log-probabilities for some "
+                    "rows; set it to 'recomputed'"
+                )
+            if config.old_logprobs == "recomputed" or not told:
+                self._columns[OLD] = self._scored_now()
+            else:
+                self._columns[OLD] = [row.logprobs for row in self._rows]
+        if config.kl_coefficient:
+            self._columns[REFERENCE] = self._scored_by_reference()
+
+    def _scored_by_reference(self) -> list[FloatArray]:
+        assert self._first is not None
+        now = {name: p.detach().clone() for name, p in self.optimiser.parameters.items()}
+        try:
+            _copy(self.optimiser.parameters, self._first)
+            return self._scored_now()
+        finally:
+            _copy(self.optimiser.parameters, now)
+
+    def _scored_now(self) -> list[FloatArray]:
+        """(L,) for each row: log-probabilities of its action tokens, without dropout."""
+        lengths = [len(row) for row in self._rows]
+        found = [np.zeros(n, np.float32) for n in lengths]
+        groups = micro_batches(range(len(lengths)), lengths, self.config.micro_batch_tokens)
+        was_training = self.model.training
+        self.model.train(False)
+        try:
+            with torch.no_grad():
+                for group in groups:
+                    values, mask = self._logprobs(group)
+                    parts = np.split(
+                        values.cpu().numpy(), np.cumsum(mask.sum(1).cpu().numpy())[:-1]
+                    )
+                    for index, part in zip(group, parts, strict=True):
+                        found[index][self._rows[index].mask] = part
+        finally:
+            self.model.train(was_training)
+        return found
+
+    def _logprobs(self, group: MicroBatch) -> tuple[Tensor, Tensor]:
+        """(M,) log-probabilities of a micro-batch's action tokens, and its mask (B, L)."""
+        batch = collate([self._rows[i] for i in group], self.pad_id)
+        ids, mask = self._tensor(batch.ids).long(), self._tensor(batch.mask)
+        attention = self._tensor(batch.attention)
+        mixed = self.config.precision == "mixed"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            prefix = self._shared_prefix(batch)
+            logprobs = action_logprobs(self.model, ids, attention, mask, shared_prefix=prefix)
+        return logprobs, mask
+
+    def _loss(self, group: MicroBatch, counts: Mapping[str, int]) -> Tensor:
+        config = self.config
+        logprobs, mask = self._logprobs(group)
+        weights = token_weights(
+            mask, config.reduction, **counts, constant=config.reduction_constant
+        )
+        advantages = self._column(ADVANTAGE, group)
+        self._sum("surprise", -(logprobs.detach()).sum(), len(logprobs))
+        if config.clip_high:
+            old = self._column(OLD, group)
+            loss, clipped = clipped_policy_gradient(
+                logprobs,
+                old,
+                advantages,
+                weights,
+                low=config.clip_low,
+                high=config.clip_high,
+                reciprocal=config.reciprocal_clip,
+                units=self._units(group),
+            )
+            moved = divergence(old, logprobs.detach())  # sampled by the old policy
+            self._sum("clip_share", clipped.sum(), len(clipped))
+            self._sum("policy_kl", moved.sum(), len(moved))
+        else:
+            loss = policy_gradient(logprobs, advantages, weights)
+        if config.kl_coefficient:
+            apart = divergence(logprobs, self._column(REFERENCE, group), config.kl_estimator)
+            loss = loss + config.kl_coefficient * (weights * apart).sum()
+            self._sum("reference_kl", apart.detach().sum(), len(apart))
+        return loss
+
+    def _column(self, name: str, group: MicroBatch) -> Tensor:
+        """(M,) of a micro-batch's action tokens, in row-major order."""
+        column = self._columns[name]
+        parts = [column[i][self._rows[i].mask] for i in group]
+        return self._tensor(np.concatenate(parts).astype(np.float32))
+
+    def _units(self, group: MicroBatch) -> Tensor | None:
+        """(M,) which tokens share a ratio."""
+        if self.config.ratio == "token":
+            return None
+        by_turn = _UNITS[self.config.ratio]
+        parts = []
+        for place, index in enumerate(group):
+            row = self._rows[index]
+            turns = row.turn_index[row.mask].astype(np.int64)
+            parts.append(place * 1_000_000 + turns * by_turn)
+        return self._tensor(np.concatenate(parts))
+
+    def _sum(self, name: str, value: Tensor, count: int) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._sums[f"{name}/count"] = self._sums.get(f"{name}/count", 0.0) + count
+
+    def metrics(self) -> dict[str, float]:
+        """Of the update so far; means over tokens are of this process's share.
+
+        ``surprise`` is the mean of -log p over the sampled tokens (an estimate of the policy's
+        entropy), ``policy_kl`` how far the policy has moved from the one that sampled,
+        ``clip_share`` where clipping took the gradient away.
+        """
+        means = {
+            name: value / max(1.0, self._sums[f"{name}/count"])
+            for name, value in self._sums.items()
+            if not name.endswith("/count")
+        }
+        return {**super().metrics(), **means}
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `BehaviourCloningTrainer`, with advantages, old and reference log-probabilities."""
+        columns = {} if self.done else self._columns
+        return {
+            **super().state_dict(),
+            "columns": {
+                name: np.concatenate(column).astype(np.float32)
+                for name, column in columns.items()
+                if column
+            },
+            "sums": dict(self._sums),
+            "first": self._first,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, inside an update too."""
+        super().load_state_dict(state)
+        ends = np.cumsum([len(row) for row in self._rows])[:-1]
+        self._columns = {
+            name: np.split(np.asarray(flat, np.float32), ends)
+            for name, flat in state["columns"].items()
+        }
+        self._sums = {name: float(value) for name, value in state["sums"].items()}
+        if self._first is not None:
+            first = state["first"] or self._first
+            self._first = {name: first[name].to(w.device) for name, w in self._first.items()}
+
+
+def _spread(row: Row, by_turn: Array) -> FloatArray:
+    """(L,) the advantage of each token's turn; 0 off the mask."""
+    return np.where(row.mask, by_turn[row.turn_index], 0.0).astype(np.float32)
+
+
+def _without_small(
+    row: Row, advantages: FloatArray, threshold: float
+) -> tuple[Row, FloatArray] | None:
+    """The row with the turns of small advantage as context; None if nothing is left."""
+    mask = row.mask & (np.abs(advantages) > threshold)
+    if not mask.any():
+        return None
+    end = int(np.flatnonzero(mask)[-1]) + 1
+    columns = {
+        name: getattr(row, name)[:end]
+        for name in ("ids", "logprobs", "turn_index", "weights_version")
+    }
+    return replace(row, mask=mask[:end], **columns), advantages[:end]
+
+
+@torch.no_grad()
+def _copy(parameters: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
