@@ -18,6 +18,9 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
     WANDB_MODE="offline",
+    # Models of tests are tiny: threads that wait for each other cost more than they compute, many
+    # times more beside another busy process.
+    OMP_NUM_THREADS="1",
 )
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
