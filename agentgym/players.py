@@ -4,7 +4,8 @@ An environment asks through `ask` and never knows who answers. What an environme
 to answer is the environment's failure: the episode is masked and begun again, never a reward.
 """
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from agentgym.chat import ChatFormat, Tokenizer
 from agentgym.core import GenerationRequest, InferenceBackend, SamplingParams
-from agentgym.errors import AgentGymError, ConfigError, EnvFailureError
+from agentgym.errors import ConfigError, EnvFailureError
 from agentgym.seeding import derive
-from agentgym.types import Message
+from agentgym.types import NO_TOKENS, IntArray, Message, Role
 
 T = TypeVar("T")
 
@@ -54,20 +55,28 @@ def ask(player: Player, turn: PlayerTurn, read: Callable[[str], T | None], attem
         player: who is asked.
         turn: what.
         read: the answer's meaning, or None if it has none.
-        attempts: how often an answer without meaning is asked for again, with another seed.
+        attempts: how often to ask at most, each time with another seed.
 
     Raises:
         EnvFailureError: no answer, or none with a meaning.
+        ConfigError: the player is not set up to answer at all, or `attempts` is not positive.
     """
+    if attempts < 1:
+        raise ConfigError(f"attempts must be at least 1, got {attempts}")
     text = ""
     for attempt in range(attempts):
-        seed = derive(turn.seed, "attempt", attempt) if attempt else turn.seed
+        asked = turn
+        if attempt:
+            asked = replace(turn, seed=derive(turn.seed, "attempt", attempt))
         try:
-            text = player.answer(replace(turn, seed=seed))
+            text = player.answer(asked)
         except (ConfigError, EnvFailureError):
             raise
-        except (AgentGymError, OSError) as error:
-            raise EnvFailureError(f"{player.name} as {turn.role} failed: {error}") from error
+        except Exception as error:  # whatever breaks in there is not the agent's doing
+            raise EnvFailureError(f"{player.name} as {turn.role} failed: {error!r}") from error
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise EnvFailureError(f"{player.name} as {turn.role} answered with {kind}, not text")
         meaning = read(text)
         if meaning is not None:
             return meaning
@@ -78,7 +87,7 @@ def ask(player: Player, turn: PlayerTurn, read: Callable[[str], T | None], attem
 
 
 class LanguagePlayer:
-    """A language model as a player.
+    """A language model as a player. May be shared by environments in any number of threads.
 
     Args:
         backend: where it runs; may be shared by any number of environments.
@@ -99,6 +108,7 @@ class LanguagePlayer:
         self.format = None if tokenizer is None else ChatFormat(tokenizer)
         self.sampling = sampling or SamplingParams(temperature=0.7, max_tokens=64)
         self.name = name
+        self._free = threading.BoundedSemaphore(max(1, backend.concurrency))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LanguagePlayer":
         """Itself: `gymnasium.make` copies arguments, and a model must not be copied."""
@@ -110,28 +120,41 @@ class LanguagePlayer:
         Raises:
             InferenceError: the backend could not answer.
             EnvFailureError: the backend could not answer this request.
+            ConfigError: the last message is the player's own.
         """
-        messages = (Message("system", turn.instructions), *turn.messages)
-        ids = np.zeros(0, np.int32) if self.format is None else self._ids(turn)
+        talk = _alternating(turn)
+        messages = (Message("system", turn.instructions), *talk)
+        ids = NO_TOKENS if self.format is None else self._ids(self.format, turn.instructions, talk)
         request = GenerationRequest(ids, self.sampling, turn.seed, messages)
-        completion = self.backend.generate([request])[0]
+        with self._free:
+            completion = self.backend.generate([request])[0]
         if completion.finish_reason in ("error", "abort"):
             raise EnvFailureError(f"{self.name} as {turn.role} failed: {completion.error}")
         return completion.text.strip()
 
-    def _ids(self, turn: PlayerTurn) -> Any:
-        """The talk as ids. Messages of one side in a row are joined."""
-        assert self.format is not None
-        users: list[str] = [""]
-        answers: list[str] = []
-        for message in turn.messages:
-            if message.role == "assistant":
-                answers.append(message.content)
-                users.append("")
-            else:
-                users[-1] = f"{users[-1]}\n{message.content}".strip()
-        ids = self.format.first(turn.instructions, users[0])
-        for said, reply in zip(answers, users[1:], strict=True):
-            spoken = self.format.answer(said)
-            ids = [*ids, *spoken.tolist(), *self.format.following(spoken, reply)]
+    @staticmethod
+    def _ids(format: ChatFormat, instructions: str, talk: Sequence[Message]) -> IntArray:
+        """(P,) the talk as the model's template writes it, up to where the answer begins."""
+        ids = format.first(instructions, talk[0].content)
+        for said, reply in zip(talk[1::2], talk[2::2], strict=True):
+            spoken = format.answer(said.content)
+            ids += [*spoken.tolist(), *format.following(spoken, reply.content)]
         return np.asarray(ids, np.int32)
+
+
+def _alternating(turn: PlayerTurn) -> list[Message]:
+    """The talk as user, assistant, ..., user: chat templates and servers take no other order.
+
+    Messages of one side in a row are joined by newlines; talk that the player itself began has an
+    empty message before.
+    """
+    talk: list[Message] = []
+    for message in turn.messages:
+        role: Role = "assistant" if message.role == "assistant" else "user"
+        if talk and talk[-1].role == role:
+            talk[-1] = Message(role, f"{talk[-1].content}\n{message.content}")
+        else:
+            talk.append(Message(role, message.content))
+    if not talk or talk[-1].role == "assistant":
+        raise ConfigError(f"{turn.role} has nothing to answer: the last message must be another's")
+    return talk if talk[0].role == "user" else [Message("user", ""), *talk]

@@ -209,7 +209,9 @@ class CityTable:
             for country, row in self._countries.items()
             for name in (country, *row[0].split("|"))
         }
+        self._indices = {city.name: index for index, city in enumerate(self.cities)}
         self._leaks = tuple(self._leak_pattern(city) for city in self.cities)
+        self.leaks = lru_cache(maxsize=5_000)(self._leaking)
         self._facts = self._fact_phrases()
         self._tongues = self._tongue_phrases()
         longest = sorted({*self._facts, *self._tongues}, key=len, reverse=True)
@@ -218,6 +220,7 @@ class CityTable:
             topic: tuple(self._told(topic, city) for city in self.cities) for topic in QUESTIONS
         }
         """For each topic the answer for each city."""
+        self.asks = lru_cache(maxsize=20_000)(self._asks)
         self.answers = lru_cache(maxsize=5_000)(self._answers)
         self.guess = lru_cache(maxsize=20_000)(self._guess)
         self.agreeing = lru_cache(maxsize=20_000)(self._agreeing)
@@ -229,17 +232,17 @@ class CityTable:
         Raises:
             KeyError: there is none.
         """
-        return self._named[plain(name)]
+        return self._indices[name]
 
-    def asks(self, text: str) -> bool:
-        """True if a text is a question or a guess by its first word."""
+    def _asks(self, text: str) -> bool:
+        """True if a text is a question by its first word (`asks`)."""
         words = plain(text).split()
         while words and (words[0] in _FILLERS or words[0].isdigit()):
             words = words[1:]
         return bool(words) and words[0] in _OPENINGS | _AUXILIARIES
 
-    def leaks(self, index: int, text: str) -> bool:
-        """True if a text names the city or its country, also as part of a word."""
+    def _leaking(self, index: int, text: str) -> bool:
+        """True if a text names the city or its country, also as part of a word (`leaks`)."""
         return self._leaks[index].search(plain(text)) is not None
 
     def _guess(self, text: str) -> int | None:
