@@ -51,6 +51,10 @@ class BrowserError(EnvFailureError):
     """Chromium, a page or its connection failed."""
 
 
+class ScriptError(BrowserError):
+    """JavaScript that was run on a page threw."""
+
+
 class EpisodeOverError(AgentGymError, RuntimeError):
     """`step` was called before `reset` or after the episode's end."""
 

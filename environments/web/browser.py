@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentgym import paths
@@ -25,7 +25,7 @@ from agentgym.errors import BrowserError, MissingDependencyError
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as Chromium
-    from playwright.async_api import Playwright
+    from playwright.async_api import BrowserContext, Playwright
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -90,7 +90,14 @@ class Browser:
             BrowserError: Chromium does not start or does not answer.
             MissingDependencyError: there is no Chromium.
         """
-        return self.run(self._open(size, init_script, offline), START_TIMEOUT_S)
+
+        async def open_in(chromium: "Chromium") -> Page:
+            context = await new_context(chromium, size, offline=offline)
+            page = await Page.open(self, context, size, init_script)
+            self.watch(page)
+            return page
+
+        return self.run(self.use(open_in), START_TIMEOUT_S)
 
     @property
     def alive(self) -> bool:
@@ -144,13 +151,23 @@ class Browser:
         finally:
             self._loop.close()
 
-    async def _open(self, size: tuple[int, int], init_script: str, offline: bool) -> Page:
+    def watch(self, page: Page) -> None:
+        """Let a page fail at once if Chromium ends."""
+        self._pages.add(page)
+
+    async def use(self, make: Callable[["Chromium"], Awaitable[T]]) -> T:
+        """Make something in a Chromium that runs; only on the browser's loop.
+
+        Raises:
+            BrowserError: Chromium does not start, or could not make it.
+            MissingDependencyError: there is no Chromium.
+        """
         from playwright.async_api import Error
 
         for attempt in (1, 2):
             chromium = await self._running()
             try:
-                return await self._open_in(chromium, size, init_script, offline)
+                return await make(chromium)
             except Error as error:
                 # Chromium's end is noticed a little later here than by its pages: once more.
                 if attempt == 2 or "closed" not in str(error):
@@ -159,23 +176,6 @@ class Browser:
             if self._chromium is chromium:
                 self._chromium = None
         raise AssertionError("unreachable")
-
-    async def _open_in(
-        self, chromium: "Chromium", size: tuple[int, int], init_script: str, offline: bool
-    ) -> Page:
-        context = await chromium.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            device_scale_factor=1,
-            locale="en-US",
-            timezone_id="UTC",
-            reduced_motion="reduce",
-            accept_downloads=False,
-            service_workers="block",
-            offline=offline,
-        )
-        page = await Page.open(self, context, size, init_script)
-        self._pages.add(page)
-        return page
 
     async def _running(self) -> "Chromium":
         async with self._starting:
@@ -215,6 +215,28 @@ class Browser:
         if self._playwright is not None:
             await self._playwright.stop()
         self._chromium = self._playwright = None
+
+
+async def new_context(
+    chromium: "Chromium", size: tuple[int, int], **options: Any
+) -> "BrowserContext":
+    """A context that shares nothing with others, and in which pages look the same everywhere.
+
+    Args:
+        chromium: the browser.
+        size: (width, height) of the viewport in CSS pixels.
+        options: more of Playwright's, or others than these.
+    """
+    same: dict[str, Any] = {
+        "viewport": {"width": size[0], "height": size[1]},
+        "device_scale_factor": 1,
+        "locale": "en-US",
+        "timezone_id": "UTC",
+        "reduced_motion": "reduce",
+        "accept_downloads": False,
+        "service_workers": "block",
+    }
+    return await chromium.new_context(**(same | options))
 
 
 async def _launch(playwright: "Playwright") -> "Chromium":

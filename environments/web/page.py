@@ -8,16 +8,16 @@ import logging
 import time
 from collections.abc import Coroutine
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from agentgym.environments.web.view import Element, PageView
-from agentgym.errors import BrowserError
+from agentgym.errors import BrowserError, ScriptError
 from agentgym.types import ImageArray
 
 if TYPE_CHECKING:
-    from playwright.async_api import BrowserContext, CDPSession
+    from playwright.async_api import BrowserContext, CDPSession, Dialog
     from playwright.async_api import Page as PlaywrightPage
 
     from agentgym.environments.web.browser import Browser
@@ -78,15 +78,29 @@ class Page:
         context: "BrowserContext",
         size: tuple[int, int],
         init_script: str,
-    ) -> "Page":
+    ) -> Self:
         """A page in this context, with its guards set up."""
-        playwright = await context.new_page()
+        page = await cls.adopt(browser, context, await context.new_page(), size)
+        if init_script:
+            script = {"source": init_script}
+            await page.session.send("Page.addScriptToEvaluateOnNewDocument", script)
+        return page
+
+    @classmethod
+    async def adopt(
+        cls,
+        browser: "Browser",
+        context: "BrowserContext",
+        playwright: "PlaywrightPage",
+        size: tuple[int, int],
+    ) -> Self:
+        """A page that is open already, with its guards set up."""
         session = await context.new_cdp_session(playwright)
         page = cls(browser, context, playwright, session, size)
         playwright.on("crash", lambda _: page.give_up("the page's process crashed"))
         playwright.on("close", lambda _: page.give_up("the page was closed, or Chromium ended"))
-        playwright.on("dialog", lambda dialog: _quietly(dialog.dismiss()))
-        playwright.on("popup", lambda popup: _quietly(popup.close()))
+        playwright.on("dialog", page._dialog_opened)
+        playwright.on("popup", page._popup_opened)
         session.on("Page.frameNavigated", page._navigated)
         session.on("Page.loadEventFired", page._load_fired)
         session.on("Network.requestWillBeSent", page._requested)
@@ -95,9 +109,6 @@ class Page:
         session.on("Input.dragIntercepted", page._drag_began)
         await session.send("Page.enable")
         await session.send("Input.setInterceptDrags", {"enabled": True})
-        if init_script:
-            script = {"source": init_script}
-            await session.send("Page.addScriptToEvaluateOnNewDocument", script)
         return page
 
     # ---- for every thread --------------------------------------------------------------------
@@ -156,7 +167,7 @@ class Page:
         """The JSON value of an expression, by default in the page's own world; awaits promises.
 
         Raises:
-            BrowserError: the expression threw.
+            ScriptError: the expression threw.
         """
         message = {"expression": expression, "returnByValue": True, "awaitPromise": True}
         if world is not None:
@@ -165,7 +176,7 @@ class Page:
         if "exceptionDetails" in answer:
             details = answer["exceptionDetails"]
             text = details.get("exception", {}).get("description") or details.get("text", "")
-            raise BrowserError(f"script failed: {text[:500]}")
+            raise ScriptError(f"script failed: {text[:500]}")
         return answer["result"].get("value")
 
     async def ask(self, expression: str) -> Any:
@@ -236,6 +247,12 @@ class Page:
             await self._context.close()
         except Error as error:
             logger.debug("a context did not close cleanly: %s", one_line(error))
+
+    def _dialog_opened(self, dialog: "Dialog") -> None:
+        quietly(dialog.dismiss())
+
+    def _popup_opened(self, popup: "PlaywrightPage") -> None:
+        quietly(popup.close())
 
     def _navigated(self, event: dict[str, Any]) -> None:
         """A new document in some frame, whoever asked for it."""
@@ -310,7 +327,7 @@ def one_line(error: BaseException) -> str:
 _background: set[asyncio.Task[Any]] = set()  # the loop itself only keeps weak references
 
 
-def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
+def quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Run something nobody waits for; the page may be gone before it is done."""
 
     async def attempt() -> None:
