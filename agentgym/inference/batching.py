@@ -67,7 +67,8 @@ class BatchingBackend:
 
     Requests wait in a queue. Whenever the backend is free, all that wait, up to `max_batch`, are
     one `generate` call. A backend that takes several calls at a time (`concurrency` above 1, such
-    as a remote one) gets single requests from as many threads. Tokens come all at once at the end.
+    as a remote one) gets single requests from as many threads, at most `max_batch`. Tokens come
+    all at once at the end.
 
     Closing it closes the backend inside.
     """
@@ -95,7 +96,7 @@ class BatchingBackend:
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"batching-{index}", daemon=True)
-            for index in range(max(1, backend.concurrency))
+            for index in range(min(backend.concurrency, max_batch))
         ]
         for thread in self._threads:
             thread.start()

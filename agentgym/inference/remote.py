@@ -29,6 +29,7 @@ _FINISH: dict[str | None, FinishReason] = {
 }
 _RETRIED_STATUS = frozenset({408, 409, 429})
 _LONGEST_WAIT_S = 60.0
+_CHECK_S = 5.0
 
 
 @dataclass(slots=True)
@@ -204,6 +205,24 @@ class OpenAIBackend:
     def close(self) -> None:
         """Give up all requests; may be called twice."""
         self._loop.close(self._client.close)
+
+    def check(self) -> None:
+        """Ask the server for its models: is it there, and does it know ours?
+
+        Raises:
+            InferenceError: no answer within 5 seconds, a refusal, or another model.
+        """
+
+        async def names() -> list[str]:
+            try:
+                page = await self._client.models.list(timeout=_CHECK_S)
+                return [card.id for card in page.data]
+            except (self._openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
+                raise InferenceError(f"{self._base_url} is not well: {_one_line(error)}") from error
+
+        known = self._loop.run([names()])[0]
+        if self.model not in known:
+            raise InferenceError(f"{self._base_url} serves {known}, not {self.model!r}")
 
     def accounting(self) -> dict[str, float]:
         """Requests, tokens and ``cost`` so far, as plain numbers for logs."""

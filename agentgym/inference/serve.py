@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import logging
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -626,4 +627,10 @@ def run(server: Server, host: str, port: int) -> None:
     except SystemExit as error:  # uvicorn's way to say that
         raise ConfigError(f"cannot listen at {host}:{port}; choose another --port") from error
     log.warning("serving %r at http://%s:%d/v1", server.config.model, *socket.getsockname()[:2])
-    listener.run(sockets=[socket])
+    # Once it has shut down, uvicorn sends itself the signal again: without a handler, SIGTERM would
+    # end the process before the backend is closed.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        listener.run(sockets=[socket])
+    finally:
+        signal.signal(signal.SIGTERM, before)
