@@ -15,6 +15,7 @@ _TEXTWORLD_STEPS = {
     "cooking": 100,
     "custom": 50,
     "simple": 50,
+    "skill": 60,
     "treasure_hunter": 50,
 }
 
@@ -22,6 +23,9 @@ _TEXTWORLD_STEPS = {
 _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("breakthrough", "breakthrough", "BreakthroughEnv", {}, 60),
     ("breakthrough.alphabeta", "breakthrough", "BreakthroughEnv", {"opponent": "alphabeta"}, 60),
+    ("chess", "chess", "ChessEnv", {}, 400),
+    ("chess.original", "chess", "ChessEnv", {"mode": "original"}, 402),
+    ("chess_endgames", "chess", "ChessEndgamesEnv", {}, 400),
     ("maze", "maze", "MazeEnv", {}, 100),
     ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
     ("guess_my_city", "guess_my_city", "GuessMyCityEnv", {}, 40),
@@ -39,6 +43,8 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("countdown", "countdown", "CountdownEnv", {}, 12),
     ("countdown.original", "countdown", "CountdownEnv", {"mode": "original"}, 12),
     ("countdown.answer", "countdown", "CountdownEnv", {"style": "answer"}, 2),
+    ("points24", "points24", "Points24Env", {}, 30),
+    ("points24.original", "points24", "Points24Env", {"mode": "original"}, 300),
 )
 
 
@@ -70,7 +76,9 @@ def _register_textworld() -> None:
     for game, steps in _TEXTWORLD_STEPS.items():
         _register(
             id=f"agentgym/textworld.{game}-v0",
-            entry_point="agentgym.environments.text.textworld:TextWorldEnv",
+            entry_point="agentgym.environments.text.textworld:TextWorldEnv"
+            if game != "skill"
+            else "agentgym.environments.text.skill_env:SkillEnv",
             kwargs={"game": game},
             max_episode_steps=steps,
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 from agentgym import paths
 from agentgym.environments.text.maker import FILES, Maker
+from agentgym.environments.text.skills import IDEAS, MAX_SKETCH, Sketch
 from agentgym.errors import (
     ConfigError,
     EnvFailureError,
@@ -49,9 +50,10 @@ class Setting:
     default: Any
     doc: str
     choices: tuple[Any, ...] = ()
-    """All allowed values; empty for a switch or a range."""
+    """All allowed values; empty for a switch, a range or a text."""
     low: int = 0
     high: int = 0
+    """Of a text: most characters."""
 
     def check(self, name: str, value: Any) -> None:
         """Refuse what is not allowed.
@@ -64,6 +66,9 @@ class Setting:
             allowed = f"one of {', '.join(repr(c) for c in self.choices)}"
         elif isinstance(self.default, bool):
             fine, allowed = isinstance(value, bool), "true or false"
+        elif isinstance(self.default, str):
+            fine = isinstance(value, str) and len(value) <= self.high
+            allowed = f"a text of at most {self.high} characters"
         else:
             fine = type(value) is int and self.low <= value <= self.high
             allowed = f"a whole number from {self.low} to {self.high}"
@@ -98,8 +103,12 @@ KINDS: Mapping[str, Mapping[str, Setting]] = {
         "nb_objects": Setting(10, "things", low=1, high=40),
         "quest_length": Setting(5, "commands to the goal", low=1, high=20),
     },
+    "skill": {
+        "idea": Setting("", "what to train; empty: the seed chooses", choices=("", *IDEAS)),
+        "sketch": Setting("", "the game itself, see `skills`; empty: by grammar", high=MAX_SKETCH),
+    },
 }
-"""The kinds of games and their settings, named as in `tw-make`."""
+"""The kinds of games and their settings; all but those of `skill` are named as in `tw-make`."""
 
 
 def complete(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +140,8 @@ def complete(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         if settings["recipe_seed"] and not settings["take"]:
             raise ConfigError("recipe_seed needs take to be at least 1")
+    if kind == "skill" and settings["sketch"]:
+        Sketch.read(settings["sketch"])
     return settings
 
 

@@ -104,8 +104,14 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
-def _generate(kind: str, settings: Mapping[str, Any], options: Any) -> Any:
-    """TextWorld's game of these settings and of the seeds in `options`."""
+def _generate(kind: str, settings: Mapping[str, Any], options: Any, seed: int) -> Any:
+    """TextWorld's game of these settings and this seed, from which those in `options` follow."""
+    if kind == "skill":
+        from agentgym.environments.text.skills import Sketch, build, sketch_by_grammar
+
+        given = settings["sketch"]
+        sketch = Sketch.read(given) if given else sketch_by_grammar(settings["idea"], seed)
+        return build(sketch, options)
     if kind == "custom":
         from textworld.generator import make_game
 
@@ -134,14 +140,14 @@ def _make_once(kind: str, settings: Mapping[str, Any], seed: int, folder: Path) 
     options.seeds = seed
     options.path = str(folder / FILES[0])
     options.force_recompile = True
-    game = _generate(kind, settings, options)
+    game = _generate(kind, settings, options, seed)
     compile_game(game, options)
     engine = textworld.start(options.path, textworld.EnvInfos(won=True))
     engine.reset()
     states = [engine.step(command)[0] for command in game.metadata["walkthrough"]]
     engine.close()
-    if not states[-1].won:
-        raise RuntimeError("its own walkthrough does not win it")
+    if not states[-1].won or any(state.done for state in states[:-1]):
+        raise RuntimeError("its own walkthrough does not win it at its end")
 
 
 def make_here(kind: str, settings: Mapping[str, Any], seed: int, folder: Path) -> str:

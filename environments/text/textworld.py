@@ -200,9 +200,9 @@ class TextWorldEnv(AgentEnv):
     ## Action Space
     One action, ``command(text)``; in the default syntax "text" the last line of what the model
     writes is the command. A command counts as one of ``info["admissible_actions"]`` if only that
-    one can be meant (see `commands.resolve`). Anything else changes nothing: the engine's own answer to it
-    is the next observation's ``error``, and the turn counts. The interpreter's own commands (quit,
-    restart, save, restore, undo, script, ...) never reach the engine.
+    one can be meant (see `commands.resolve`). Anything else changes nothing: the engine's own
+    answer to it is the next observation's ``error``, and the turn counts. The interpreter's own
+    commands (quit, restart, save, restore, undo, script, ...) never reach the engine.
 
     ## Observation Space
     ``goal`` is what the engine says at the start; ``text`` is its answer to the command, with
@@ -291,15 +291,19 @@ class TextWorldEnv(AgentEnv):
         self.close()
         if seed is None:
             seed = int(self.np_random.integers(2**32))
+        self._start(playing, seed % 2**32)
+        assert self._engine is not None
+        self._goal = self._task(self._engine)
+        return self._observe("", ""), self._info(self._engine)
+
+    def _start(self, playing: Mapping[str, Any], seed: int) -> None:
+        """Make the game if need be, and start it."""
         began = time.perf_counter()
-        self._file = game_file(GameSpec(self.game, playing, seed % 2**32), self.make_timeout_s)
+        self._file = game_file(GameSpec(self.game, playing, seed), self.make_timeout_s)
         made = time.perf_counter()
         self._engine = _Engine(self._file)
         self.diagnostics = {"make_s": made - began, "start_s": time.perf_counter() - made}
-        self._playing, self._seed = playing, seed % 2**32
-        self._done = []
-        self._goal = self._task(self._engine)
-        return self._observe("", ""), self._info(self._engine)
+        self._playing, self._seed, self._done = playing, seed, []
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Give the game the command in `action`.
@@ -385,6 +389,8 @@ class TextWorldEnv(AgentEnv):
 
     def _task(self, engine: _Engine) -> str:
         told = _tidy(engine.state.objective)
+        if self.goal_kind == "brief" and self.game == "skill":
+            return f"Your task is to {engine.state['extra.idea']}."
         if self.goal_kind == "brief" and self.game != "cooking":  # whose own text is brief
             return f"Reach the point where you can do this: {engine.walkthrough[-1]}."
         return told

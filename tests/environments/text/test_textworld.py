@@ -249,7 +249,8 @@ def test_a_brief_goal_tells_what_not_how(kind: str) -> None:
             assert observation["goal"] == detailed
         else:
             assert env._engine is not None
-            assert env._engine.walkthrough[-1] in observation["goal"]
+            skill = kind == "skill"
+            assert skill or env._engine.walkthrough[-1] in observation["goal"]
             assert len(observation["goal"]) < len(detailed)
 
 
