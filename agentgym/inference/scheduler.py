@@ -174,7 +174,7 @@ class Scheduler:
             if (
                 other.todo > 1
                 and other.weights == job.weights
-                and other.computed < worth <= len(other.tokens)
+                and worth <= len(other.tokens)
                 and other.tokens[:worth] == job.tokens[:worth]
             ):
                 other.awaited = True
@@ -340,7 +340,7 @@ class Scheduler:
         if logits is not None:
             self._sample(answering, logits)
         for job, _ in chosen:
-            if job.awaited and job.todo <= 1:
+            if job.awaited:
                 job.awaited = False
                 if job in self.running:
                     self._keep(job, give=False)
