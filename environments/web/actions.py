@@ -118,16 +118,16 @@ async def perform(page: Page, call: ActionCall, view: PageView) -> str:
     for name in ("element", "to"):
         if name in arguments:
             arguments[name] = arguments[name].strip(" []#\"'")
-    return await _DO[call.name](_Hands(page, view), **arguments)
+    return await _DO[call.name](Hands(page, view), **arguments)
 
 
 async def rest_mouse(page: Page, x: float, y: float) -> None:
     """Put the mouse where it touches nothing, if it is elsewhere."""
     if page.mouse != (x, y):
-        await _Hands(page, PageView(())).mouse(("mouseMoved", x, y, 0))
+        await Hands(page, PageView(())).mouse(("mouseMoved", x, y, 0))
 
 
-class _Hands:
+class Hands:
     """Mouse and keyboard on one page."""
 
     def __init__(self, page: Page, view: PageView) -> None:
@@ -157,12 +157,14 @@ class _Hands:
         return await self.point(element)
 
     async def click(self, x: float, y: float, clicks: int = 1) -> None:
+        """Press and release the left button so many times."""
         events = [("mouseMoved", x, y, 0)]
         for n in range(1, clicks + 1):
             events += [("mousePressed", x, y, n), ("mouseReleased", x, y, n)]
         await self.mouse(*events)
 
     async def drag(self, x1: float, y1: float, x2: float, y2: float) -> None:
+        """Press the left button at one point and release it at another."""
         await self.ask("holdScroll")
         await self.mouse(("mouseMoved", x1, y1, 0), ("mousePressed", x1, y1, 1))
         for i in range(1, _DRAG_MOVES + 1):  # one by one, or Chromium would join some of them
@@ -224,25 +226,25 @@ _FORMATS = {
 }
 
 
-async def _click(hands: _Hands, element: str, clicks: int = 1) -> str:
+async def _click(hands: Hands, element: str, clicks: int = 1) -> str:
     x, y, error = await hands.reach(element)
     if not error:
         await hands.click(x, y, clicks)
     return error
 
 
-async def _dblclick(hands: _Hands, element: str) -> str:
+async def _dblclick(hands: Hands, element: str) -> str:
     return await _click(hands, element, 2)
 
 
-async def _hover(hands: _Hands, element: str) -> str:
+async def _hover(hands: Hands, element: str) -> str:
     x, y, error = await hands.reach(element)
     if not error:
         await hands.mouse(("mouseMoved", x, y, 0))
     return error
 
 
-async def _type(hands: _Hands, element: str, text: str) -> str:
+async def _type(hands: Hands, element: str, text: str) -> str:
     text = text[:MAX_TYPED]
     state = await hands.ask("startTyping", element, text)
     if state == "done":
@@ -253,7 +255,7 @@ async def _type(hands: _Hands, element: str, text: str) -> str:
     return ""
 
 
-async def _select(hands: _Hands, element: str, option: str) -> str:
+async def _select(hands: Hands, element: str, option: str) -> str:
     state = await hands.ask("choose", element, option[:MAX_TYPED])
     if state == "no option":
         shown = hands.view.get(element)
@@ -262,7 +264,7 @@ async def _select(hands: _Hands, element: str, option: str) -> str:
     return hands.problem(element, state) if state else ""
 
 
-async def _press(hands: _Hands, key: str) -> str:
+async def _press(hands: Hands, key: str) -> str:
     keys, error = parse_keys(key)
     if error:
         return error
@@ -277,7 +279,7 @@ async def _press(hands: _Hands, key: str) -> str:
     return ""
 
 
-async def _scroll(hands: _Hands, direction: str, element: str) -> str:
+async def _scroll(hands: Hands, direction: str, element: str) -> str:
     dx, dy = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}[direction]
     state = await hands.ask("scroll", element, dx, dy)
     if state == "end":
@@ -285,7 +287,7 @@ async def _scroll(hands: _Hands, direction: str, element: str) -> str:
     return hands.problem(element, state) if state else ""
 
 
-async def _drag(hands: _Hands, element: str, to: str) -> str:
+async def _drag(hands: Hands, element: str, to: str) -> str:
     await hands.point(to)  # into view, before the other one
     x1, y1, error = await hands.point(element)
     if error:
@@ -299,21 +301,21 @@ async def _drag(hands: _Hands, element: str, to: str) -> str:
     return ""
 
 
-async def _click_at(hands: _Hands, x: float, y: float) -> str:
+async def _click_at(hands: Hands, x: float, y: float) -> str:
     error = _outside(hands.page, (x, y))
     if not error:
         await hands.click(x, y)
     return error
 
 
-async def _drag_at(hands: _Hands, x1: float, y1: float, x2: float, y2: float) -> str:
+async def _drag_at(hands: Hands, x1: float, y1: float, x2: float, y2: float) -> str:
     error = _outside(hands.page, (x1, y1), (x2, y2))
     if not error:
         await hands.drag(x1, y1, x2, y2)
     return error
 
 
-async def _wait(hands: _Hands, seconds: float) -> str:
+async def _wait(hands: Hands, seconds: float) -> str:
     """The environment lets the time pass."""
     if not 0 <= seconds <= MAX_WAIT_S:
         return f"seconds must be between 0 and {MAX_WAIT_S:g}, got {seconds:g}."

@@ -4,7 +4,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-_MODIFIERS = {"alt": 1, "control": 2, "ctrl": 2, "controlormeta": 2, "meta": 4, "shift": 8}
+MODIFIERS = {"alt": 1, "control": 2, "ctrl": 2, "controlormeta": 2, "meta": 4, "shift": 8}
+"""CDP's bit for each modifier key, by name in lower case."""
 _COMMAND = 1 | 2 | 4  # with one of these held, a key does not type
 _NAMED: dict[str, tuple[str, int, str]] = {  # name: (code, key code, text)
     "Enter": ("Enter", 13, "\r"),
@@ -111,9 +112,9 @@ def parse_keys(name: str) -> tuple[list[Key], str]:
         parts = [*name[:-2].split("+"), "+"]
     modifiers = 0
     for part in parts[:-1]:
-        if part.strip().lower() not in _MODIFIERS:
+        if part.strip().lower() not in MODIFIERS:
             return [], f"Unknown key {name[:40]!r}. Modifiers: Control, Shift, Alt, Meta."
-        modifiers |= _MODIFIERS[part.strip().lower()]
+        modifiers |= MODIFIERS[part.strip().lower()]
     last = parts[-1] if len(parts[-1]) == 1 else parts[-1].strip()
     named = _ALIASES.get(last.lower())
     if named is not None:

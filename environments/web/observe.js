@@ -581,7 +581,12 @@
     });
 
   globalThis.agentgym = {
-    frame, look, locate, startTyping, choose, scroll, selection, holdScroll, restoreScroll,
+    frame, look, locate, startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
+    // Call an element by an id of somebody else's, instead of one of ours.
+    adopt(id, element) {
+      ids.set(element, id);
+      byId.set(id, new WeakRef(element));
+    },
     // A new episode: ids start at 1 again.
     reset(hide) {
       ids = new WeakMap();
