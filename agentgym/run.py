@@ -26,7 +26,7 @@ from agentgym.metrics import MetricsWriter
 from agentgym.policy import LanguagePolicy, oracle_policy
 from agentgym.progress import Progress
 from agentgym.recipe import Recipe
-from agentgym.registry import TRAINERS
+from agentgym.registry import BACKENDS, TRAINERS
 from agentgym.rollout import check_ids, collect, make_env
 from agentgym.seeding import derive
 from agentgym.store import TrajectoryStore
@@ -286,24 +286,22 @@ class Run:
     def _backend(self) -> InferenceBackend:
         """A backend with the current weights.
 
-        It samples from the very module that is trained. Adapters are the exception: they would
-        slow every token down, so they are merged into a copy (merging in place and taking it back
-        would change the weights by rounding).
+        It samples from the very module that is trained. With "hf" adapters are the exception: they
+        would slow every token down, so they are merged into a copy (merging in place and taking it
+        back would change the weights by rounding).
         """
-        from agentgym.inference.hf import HFBackend
-
-        trainer = self.trainer
+        trainer, name = self.trainer, self.recipe.backend
+        adapted = name == "hf" and hasattr(trainer.model, "peft_config")
         if self._sampler is None or self._sampler[0] is not trainer.model:
             self._close_backend()
-            module, adapted = trainer.model, hasattr(trainer.model, "peft_config")
+            module = trainer.model
             if adapted:
                 from agentgym.models.load import load_model
 
                 model = self.recipe.model
                 module = load_model(model.name, dtype=model.dtype, device=model.device).model
-            self._sampler = (trainer.model, HFBackend(module, self.tokenizer))
+            self._sampler = (trainer.model, BACKENDS.get(name)(module, self.tokenizer))
         backend = self._sampler[1]
-        adapted = hasattr(trainer.model, "peft_config")
         backend.load_weights(trainer.weights() if adapted else {}, self.version)
         return backend
 

@@ -235,3 +235,17 @@ def test_unknown_trainer_keys_stop_before_anything_is_run(tmp_path: Path) -> Non
     with Progress() as progress, pytest.raises(ConfigError, match="learning_rate"):
         Run.start(recipe(train={"learning_rat": 1.0}), tmp_path, progress)
     assert not (tmp_path / "recipe.toml").exists()
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_engine_samples_with_the_current_weights(lora_rank: int, tmp_path: Path) -> None:
+    found = {}
+    for backend in ("hf", "engine"):
+        settings = {"learning_rate": 1e-2, "lora_rank": lora_rank}
+        plan = recipe(iterations=1, backend=backend, warm_start={**settings, "epochs": 2})
+        with Progress() as progress:
+            Run.start(plan, tmp_path / backend, progress).execute()
+        found[backend] = final_state(tmp_path / backend)["episodes"]
+    for ours, exact in zip(found["engine"], found["hf"], strict=True):
+        assert ours[:3] == exact[:3]
+        assert [turn[:3] for turn in ours[3]] == [turn[:3] for turn in exact[3]]  # all but rounding
