@@ -28,6 +28,7 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("chess_endgames", "chess", "ChessEndgamesEnv", {}, 400),
     ("maze", "maze", "MazeEnv", {}, 100),
     ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
+    ("car_dealer", "car_dealer", "CarDealerEnv", {}, 50),
     ("guess_my_city", "guess_my_city", "GuessMyCityEnv", {}, 40),
     ("twenty_questions", "twenty_questions", "TwentyQuestionsEnv", {}, 40),
     (

@@ -134,7 +134,7 @@ def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, int) and isinstance(exponent, int):
         if base.bit_length() * max(exponent, 0) > _MAX_BITS:
             raise OverflowError
-    value: Number | complex = base**exponent
-    if isinstance(value, complex) or not math.isfinite(value):
+    value = base**exponent
+    if not isinstance(value, int | float | Fraction) or not math.isfinite(value):
         raise FormulaError("the value is no number")
     return value

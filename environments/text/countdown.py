@@ -144,7 +144,8 @@ class CountdownEnv(TextGame):
             self.target, self.start = _problem(options)
         else:
             self.target, self.start = self._draw()
-        self.numbers, self.done = list(self.start), []
+        self.numbers = list(self.start)
+        self.done: list[Operation] = []
         self._moved()
         return self._show()
 

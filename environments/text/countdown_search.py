@@ -348,9 +348,9 @@ def _replay(path: list[str], numbers: list[int]) -> int:
     available = list(numbers)
     for operation in path:
         read = read_operation(operation)
-        if read is None or read[3] is None:
+        left, sign, right, result = read or (0, "", 0, None)
+        if result is None:
             raise FormulaError("Could not split operation into lhs, rhs")
-        left, sign, right, result = read
         if Operation(left, sign, right, result) not in (
             *combine(left, right),
             *combine(right, left),
