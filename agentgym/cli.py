@@ -34,6 +34,12 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="Embedded default, hub name, folder, or a run's folder."),
 ]
 SeedOption = Annotated[int, typer.Option(help="First seed of the episodes.")]
+BackendOption = Annotated[str, typer.Option(help="What computes a local model: engine or hf.")]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(help="Ask the model of that name at an OpenAI-compatible server, http://.../v1."),
+]
+KeyOption = Annotated[str | None, typer.Option(help="Environment variable with the server's key.")]
 EnvOption = Annotated[
     list[str] | None,
     typer.Option("--env", help="Keyword of the environments, key=value (TOML value); repeatable."),
@@ -161,6 +167,9 @@ def rollout(
     seed: SeedOption = 0,
     num_envs: Annotated[int, typer.Option(help="Episodes at the same time.")] = 8,
     temperature: Annotated[float, typer.Option(help="Of a model's answers; 0 is greedy.")] = 0.0,
+    backend: BackendOption = "engine",
+    server: ServerOption = None,
+    api_key_env: KeyOption = None,
     store: Annotated[Path | None, typer.Option(help="Keep the trajectories here.")] = None,
     env: EnvOption = None,
     as_json: JsonFlag = False,
@@ -169,7 +178,7 @@ def rollout(
     from agentgym.policy import oracle_policy, random_policy
 
     if policy == "model":
-        chosen: Any = _language_policy(model, temperature)
+        chosen: Any = _language_policy(model, temperature, backend, server, api_key_env)
     elif policy in ("oracle", "random"):
         chosen = oracle_policy() if policy == "oracle" else random_policy()
     else:
@@ -185,6 +194,9 @@ def evaluate(
     seed: SeedOption = 0,
     num_envs: Annotated[int, typer.Option(help="Episodes at the same time.")] = 16,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    backend: BackendOption = "engine",
+    server: ServerOption = None,
+    api_key_env: KeyOption = None,
     store: Annotated[Path | None, typer.Option(help="Keep the trajectories here.")] = None,
     env: EnvOption = None,
     as_json: JsonFlag = False,
@@ -193,7 +205,7 @@ def evaluate(
     recipe = _recipe_of(Path(model))
     if recipe is None and not env_ids:
         raise ConfigError(f"name the environments to evaluate {model!r} on")
-    chosen = _language_policy(model, temperature, recipe)
+    chosen = _language_policy(model, temperature, backend, server, api_key_env, recipe)
     kwargs = {**(recipe.env if recipe else {}), **_keywords(env)}
     ids = env_ids or list(recipe.tasks.env_ids if recipe else ())
     _episodes(chosen, ids, episodes, seed, num_envs, store, kwargs, as_json, "eval")
@@ -605,28 +617,40 @@ def _tokenizer(model: str) -> Any:
         return load_model(model).tokenizer
 
 
-def _language_policy(model: str, temperature: float, recipe: Any = None) -> Any:
+def _language_policy(
+    model: str,
+    temperature: float,
+    backend: str,
+    server: str | None,
+    api_key_env: str | None,
+    recipe: Any = None,
+) -> Any:
     import dataclasses
 
     from agentgym.chat import ContextConfig
     from agentgym.core import SamplingParams
-    from agentgym.inference.hf import HFBackend
-    from agentgym.models.load import load_model
     from agentgym.policy import LanguagePolicy
+    from agentgym.registry import BACKENDS
     from agentgym.run import load_run_model
 
-    recipe = recipe or _recipe_of(Path(model))
+    if server is None and backend not in ("engine", "hf"):
+        raise ConfigError(f"--backend must be engine or hf, got {backend!r}")
+    recipe = recipe or (None if server else _recipe_of(Path(model)))
+    sampling = recipe.sampling if recipe else SamplingParams()
+    settings = {
+        "sampling": dataclasses.replace(sampling, temperature=temperature),
+        "context": recipe.context if recipe else ContextConfig(),
+    }
+    if server is not None:
+        remote = BACKENDS.get("openai")(server, model, api_key_env=api_key_env)
+        return LanguagePolicy(remote, None, name=model, **settings)
+    from agentgym.models.load import load_model
+
     name = str(load_run_model(Path(model))) if recipe is not None else model
     with err.status(f"loading {name}"):
         loaded = load_model(name)
-    sampling = recipe.sampling if recipe else SamplingParams()
-    return LanguagePolicy(
-        HFBackend(loaded.model, loaded.tokenizer),
-        loaded.tokenizer,
-        sampling=dataclasses.replace(sampling, temperature=temperature),
-        context=recipe.context if recipe else ContextConfig(),
-        name=loaded.name,
-    )
+    local = BACKENDS.get(backend)(loaded.model, loaded.tokenizer)
+    return LanguagePolicy(local, loaded.tokenizer, name=loaded.name, **settings)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
+import http.server
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,8 @@ def test_play_shows_errors_and_lets_the_oracle_help(
         (("train", "missing.toml"), "does not exist"),
         (("train", "demo", "--set", "iteration=3"), "Did you mean 'iterations'"),
         (("eval", "/no/such/model", "echo-v0"), "/no/such/model"),
+        (("eval", "tiny", "echo-v0", "--backend", "magic"), "engine or hf, got 'magic'"),
+        (("eval", "m", "echo-v0", "--server", "ftp://x"), "http://"),
         (("report", "/no/such/run"), "holds no run"),
     ],
 )
@@ -180,3 +184,40 @@ def test_validate_fails_where_chance_wins(run: Cli) -> None:
 class _Lost(Echo):
     def oracle_action(self) -> str:
         return 'say("never")'
+
+
+@pytest.mark.parametrize("backend", ["engine", "hf"])
+def test_eval_of_a_local_model(run: Cli, backend: str) -> None:
+    code, out, _ = run("eval", "tiny", "echo-v0", "--backend", backend, "--episodes", "2", "--json")
+    assert code == 0
+    assert json.loads(out)["tasks"]["agentgym/echo-v0"]["episodes"] == 2
+
+
+def test_eval_of_a_model_at_a_server(run: Cli) -> None:
+    asked: list[Any] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            message = {"role": "assistant", "content": 'I do.\nsay("yes")'}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+            body = json.dumps(answer | {"choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        code, out, _ = run("eval", "m", "echo-v0", "--server", url, "--episodes", "2", "--json")
+        server.shutdown()
+    assert code == 0
+    assert json.loads(out)["mean"] == 1.0
+    assert [request["model"] for request in asked] == ["m", "m"]
+    assert asked[0]["temperature"] == 0.0
