@@ -102,6 +102,7 @@ class Engine:
             )
         untyped: Any = model
         self.tokenizer = tokenizer
+        self.version = 0
         self._model: Any = untyped
         self._adapters = hasattr(untyped, "peft_config")
         with torch.inference_mode():
@@ -118,11 +119,6 @@ class Engine:
             )
         self._loop = Loop(self._scheduler, max_waiting)
         self._finalizer = weakref.finalize(self, self._loop.stop, "the engine is gone")
-
-    @property
-    def version(self) -> int:
-        """Version of the weights that answer now."""
-        return self._scheduler.version
 
     @property
     def counters(self) -> dict[str, int]:
@@ -332,7 +328,7 @@ class Engine:
     def _changed(self, version: int) -> None:
         self._decoder.refresh()
         self._scheduler.forget()
-        self._scheduler.version = version
+        self._scheduler.version = self.version = version
 
     def _submit(
         self,

@@ -56,6 +56,7 @@ class FusedLinear:
         self, x: torch.Tensor, residual: torch.Tensor | None = None, *, adapted: bool = False
     ) -> torch.Tensor:
         """(T, out) of (T, in), plus `residual`; with the adapters if `adapted`."""
+        out: torch.Tensor
         if self._packed and residual is not None:
             out = torch.ops.mkldnn._linear_pointwise.binary(
                 x, residual, self._weight, self._bias, "add"
@@ -83,7 +84,7 @@ class FusedLinear:
             downs.append(down.detach().to(weight.dtype))
             ups.append(up.detach().to(weight.dtype) * scaling)
         self._down = torch.cat(downs)
-        self._up = torch.block_diag(*ups)
+        self._up = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
 
 
 def can_pack(weight: torch.Tensor) -> bool:
@@ -91,7 +92,7 @@ def can_pack(weight: torch.Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in _PACKED
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
 

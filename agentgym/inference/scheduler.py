@@ -361,9 +361,8 @@ class Scheduler:
                 rows += _length(batch[-1][2])
             states = torch.cat([hidden[where] for _, _, where in batch])
             logprobs = self.decoder.logits(states).float().log_softmax(dim=-1)
-            for (job, position, _), part in zip(
-                batch, logprobs.split([_length(w) for _, _, w in batch]), strict=True
-            ):
+            parts = torch.split(logprobs, [_length(where) for _, _, where in batch])
+            for (job, position, _), part in zip(batch, parts, strict=True):
                 job.take(part, position)
 
     def _sample(self, jobs: Sequence[Generation], logits: torch.Tensor) -> None:

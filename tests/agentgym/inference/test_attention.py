@@ -37,16 +37,16 @@ class Texts:
         order = in_order(spans)
         plan = Plan([spans[i] for i in order], self.pool)
         new = [slice(spans[i].past, spans[i].past + spans[i].new) for i in order]
-        packed = (
+        queries, keys, values = (
             torch.cat([part[rows[i]][where] for i, where in zip(order, new, strict=True)])
             for part in (self.queries, self.keys, self.values)
         )
-        out = plan.attend(1, *packed, scale=0.5)
+        out = plan.attend(1, queries, keys, values, scale=0.5)
         assert plan.positions.tolist() == [t for w in new for t in range(w.start, w.stop)]
         assert plan.last.tolist() == [
             sum(spans[i].new for i in order[: n + 1]) - 1 for n in range(len(order))
         ]
-        parts = out.split([spans[i].new for i in order])
+        parts = torch.split(out, [spans[i].new for i in order])
         return [parts[order.index(i)] for i in range(len(spans))]
 
     def expected(self, row: int, past: int, new: int) -> torch.Tensor:

@@ -21,9 +21,8 @@ class Two(nn.Module):
 
 def adapted(**options: Any) -> Any:
     torch.manual_seed(0)
-    config = LoraConfig(
-        **{"r": 2, "target_modules": ["a", "b"], "init_lora_weights": False} | options
-    )
+    how: dict[str, Any] = {"r": 2, "target_modules": ["a", "b"], "init_lora_weights": False}
+    config = LoraConfig(**how | options)
     return get_peft_model(Two(), config)
 
 

@@ -70,8 +70,12 @@ def test_an_action_runs_alone_and_its_error_is_raised() -> None:
     what.alone(lambda: seen.append(running.future.done()))
     waited = running.row.ids  # the action ran before it began, or after it ended
     assert seen == [True] or not waited or len(waited) == 50
+
+    def fail() -> None:
+        raise KeyError("missing")
+
     with pytest.raises(KeyError):
-        what.alone(lambda: {}["missing"])
+        what.alone(fail)
     what.stop("enough")
 
 

@@ -70,7 +70,7 @@ def test_prefixes_are_found_to_the_token() -> None:
     assert [node.length for node in match.nodes] == [PAGE]
     assert match.tail is not None
     held = tree.pool.memory[0, 0, :, 0, 0, 0]
-    assert (held[match.nodes[0].page], held[match.tail.page]) == (1, 2)
+    assert held[[match.nodes[0].page, match.tail.page]].tolist() == [1, 2]
 
 
 def test_texts_share_pages_grow_in_place_and_branch() -> None:

@@ -24,10 +24,16 @@ def _inference() -> Any:
         yield
 
 
-def scheduler(pages: int = 64, batch: int = 8, chunk: int = 64, **how: Any) -> Scheduler:
-    how = {"decoder": DECODER, "reuse": True} | how
-    decoder: Decoder = how.pop("decoder")
-    return Scheduler(decoder, ANSWERS, decoder.pool(pages), max_batch=batch, chunk=chunk, **how)
+def scheduler(
+    pages: int = 64,
+    batch: int = 8,
+    chunk: int = 64,
+    decoder: Decoder = DECODER,
+    reuse: bool = True,
+) -> Scheduler:
+    return Scheduler(
+        decoder, ANSWERS, decoder.pool(pages), max_batch=batch, chunk=chunk, reuse=reuse
+    )
 
 
 def prompt(length: int, seed: int = 0) -> IntArray:
