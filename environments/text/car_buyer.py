@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from agentgym.players import PlayerTurn
-from agentgym.seeding import derive
 
 # Source of the next five: LMRL-Gym, llm_rl_scripts/car_dealer/env/data.py.
 BUDGETS = (10_000, 30_000, 50_000, 70_000, 90_000)
@@ -99,6 +99,15 @@ class Buyer:
         features = tuple(FEATURES[int(i)] for i in order)
         return cls(picked[0], picked[1], picked[2], features, BUDGETS[int(rng.integers(5))])
 
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> "Buyer":
+        """The inverse of `state`, also after JSON."""
+        return cls(**{**state, "features": tuple(state["features"])})
+
+    def state(self) -> dict[str, Any]:
+        """The fields."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def describe(self) -> str:
         """In the published words.
 
@@ -122,7 +131,9 @@ def prices(text: str) -> list[int]:
     return [price for price, _ in _priced(text)]
 
 
-def _priced(text: str) -> list[tuple[int, int]]:
+@lru_cache(maxsize=5_000)
+def _priced(text: str) -> tuple[tuple[int, int], ...]:
+    """Prices with their positions."""
     found = []
     for match in _PRICE.finditer(text):
         dollars, thousands, bare, short = match.groups()
@@ -131,9 +142,10 @@ def _priced(text: str) -> list[tuple[int, int]]:
         decimals = match.start() and text[match.start() - 1] == "."
         if 1_000 <= price <= 999_999 and not decimals:
             found.append((price, match.start()))
-    return found
+    return tuple(found)
 
 
+@lru_cache(maxsize=5_000)
 def named(text: str) -> dict[str, tuple[str, ...]]:
     """Brands, types and features in a text, each once, as published.
 
@@ -149,6 +161,35 @@ def named(text: str) -> dict[str, tuple[str, ...]]:
         ]
         found[part] = tuple(dict.fromkeys(word for word in known if word))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a buyer understands of one line."""
+
+    prices: tuple[int, ...]
+    listed: int
+    """The price that is called the list price, or 0."""
+    brand: str
+    """Empty unless just one is named; so for `type`."""
+    type: str
+    features: tuple[str, ...]
+    asked: tuple[str, ...]
+
+
+@lru_cache(maxsize=5_000)
+def _understood(line: str) -> _Line:
+    found = _priced(line)
+    names = named(line)
+    lower = line.lower()
+    return _Line(
+        prices=tuple(price for price, _ in found),
+        listed=next((price for price, at in found if _LIST_PRICE.search(line[:at])), 0),
+        brand=names["brand"][0] if len(names["brand"]) == 1 else "",
+        type=names["type"][0] if len(names["type"]) == 1 else "",
+        features=names["features"],
+        asked=tuple(p for p, words in _ASKED.items() if "?" in line and words.search(lower)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,44 +222,39 @@ class Talk:
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> "Talk":
-        """The inverse of `dataclasses.asdict`, also after JSON."""
-        values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in state.items()}
-        return cls(**values)
+        """The inverse of `state`, also after JSON."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in state.items()})
+
+    def state(self) -> dict[str, Any]:
+        """The fields."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def heard(self, line: str) -> "Talk":
         """After another line of the seller."""
-        found = _priced(line)
-        names = named(line)
-        one = {part: words[0] for part, words in names.items() if len(words) == 1}
-        lower = line.lower()
-        asked = tuple(p for p, words in _ASKED.items() if "?" in line and words.search(lower))
-        talk = replace(
-            self,
-            brand=one.get("brand", self.brand),
-            type=one.get("type", self.type),
-            features=names["features"] or self.features,
-            asked=asked,
-            budget_asked=self.budget_asked + ("budget" in asked),
-            priced=bool(found),
-        )
-        if not found:
-            return replace(talk, chatter=self.chatter + 1)
-        listed = [price for price, start in found if _LIST_PRICE.search(line[:start])]
-        msrp = listed[0] if listed else self.msrp or found[0][0]
-        offer = found[-1][0]
-        cut = 0 < offer <= self.offer * (1 - _CUT)
-        return replace(
-            talk,
-            msrp=msrp,
+        heard = _understood(line)
+        priced = bool(heard.prices)
+        offer = heard.prices[-1] if priced else self.offer
+        cut = priced and offer <= self.offer * (1 - _CUT)
+        return Talk(
+            msrp=heard.listed or self.msrp or (heard.prices[0] if priced else 0),
             offer=offer,
+            priced=priced,
             cuts=self.cuts + cut,
-            firm=self.firm + (self.offer > 0 and not cut),
-            stated=(*self.stated, *(price for price, _ in found)),
+            firm=self.firm + (priced and self.offer > 0 and not cut),
+            chatter=self.chatter + (not priced),
+            brand=heard.brand or self.brand,
+            type=heard.type or self.type,
+            features=heard.features or self.features,
+            asked=heard.asked,
+            budget_asked=self.budget_asked + ("budget" in heard.asked),
+            stated=(*self.stated, *heard.prices),
+            countered=self.countered,
         )
 
     def answered(self, line: str) -> "Talk":
         """After a line of the buyer."""
-        return replace(self, countered=(*self.countered, *prices(line)))
+        new = prices(line)
+        return replace(self, countered=(*self.countered, *new)) if new else self
 
 
 def highest_price(buyer: Buyer, talk: Talk) -> int:
@@ -272,10 +308,10 @@ class RuleBuyer:
     def answer(self, turn: PlayerTurn) -> str:
         """The buyer's next line, with its decision if it has come to one."""
         facts = turn.facts
-        buyer = Buyer(**{**facts["buyer"], "features": tuple(facts["buyer"]["features"])})
+        buyer = Buyer.read(facts["buyer"])
         talk = Talk.read(facts["talk"])
         manners = _MANNERS[buyer.personality]
-        manner = manners[derive(turn.seed, "manner") % len(manners)]
+        manner = manners[turn.seed % len(manners)]
         line, end = self._line(buyer, talk, bool(facts.get("final")))
         return f"{manner} {line} {end}".strip()
 
@@ -289,7 +325,7 @@ class RuleBuyer:
         if talk.priced:
             return self._haggle(buyer, talk)
         if talk.chatter >= _CHATTER:
-            end = decision(False, talk.msrp, 0) if talk.msrp else "Output: Decision=Reject MSRP=$1"
+            end = decision(False, talk.msrp or buyer.budget, 0)  # no price heard: reward 0
             return "We are getting nowhere. Goodbye.", end
         told = " ".join(filter(None, (self._tell(buyer, talk, part) for part in talk.asked)))
         if told:
@@ -322,8 +358,3 @@ class RuleBuyer:
         if part == "features":
             return f"It should have this: {', '.join(buyer.features)}."
         return f"I want {buyer.brand}." if part == "brand" else f"The type: {buyer.type}."
-
-
-def as_facts(buyer: Buyer, talk: Talk) -> dict[str, Any]:
-    """What a turn tells a buyer, as JSON values."""
-    return {"buyer": asdict(buyer), "talk": asdict(talk)}

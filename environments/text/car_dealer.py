@@ -3,7 +3,8 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from agentgym.actions import ActionCall
@@ -16,7 +17,6 @@ from agentgym.environments.text.car_buyer import (
     Buyer,
     RuleBuyer,
     Talk,
-    as_facts,
     named,
     prices,
 )
@@ -173,8 +173,8 @@ class CarDealerEnv(TextGame):
 
     def begin(self, options: Mapping[str, Any]) -> str:
         """Draw the buyer."""
-        drawn = asdict(Buyer.draw(self.np_random)) | _checked(options)
-        self.buyer = Buyer(**{**drawn, "features": tuple(drawn["features"])})
+        drawn = Buyer.draw(self.np_random).state() | _checked(options)
+        self.buyer = Buyer.read(drawn)
         self._talk_seed = int(self.np_random.integers(SEED_MAX))
         self._talk, self._said, self._exchanges = Talk(), [], 0
         self._digest = _digest(repr(self.buyer))
@@ -248,16 +248,9 @@ class CarDealerEnv(TextGame):
     def _turn(self, talk: Talk, said: list[Message], *, final: bool = False) -> PlayerTurn:
         return PlayerTurn(
             role="buyer",
-            instructions=(
-                f"You buy a car from a dealer. You are: {self.buyer.describe()}. Talk in character "
-                "in one or two sentences a turn, and do not tell everything at once. Pay as little "
-                "as you can, never more than the budget or the list price (MSRP). When you have "
-                "decided, end your turn with exactly one line: Output: Decision=Accept "
-                "MSRP=$<list price> Buy Price=$<agreed price>, or Output: Decision=Reject "
-                "MSRP=$<list price>. Use only prices that were named in the conversation."
-            ),
+            instructions=_instructions(self.buyer),
             messages=tuple(said),
-            facts=as_facts(self.buyer, talk) | {"final": final},
+            facts={"buyer": self.buyer.state(), "talk": talk.state(), "final": final},
             seed=derive(self._talk_seed, len(said)),
         )
 
@@ -280,8 +273,8 @@ class CarDealerEnv(TextGame):
     def save(self) -> Any:
         """The buyer, what was said and understood, and the buyer's chance."""
         return {
-            "buyer": asdict(self.buyer),
-            "talk": asdict(self._talk),
+            "buyer": self.buyer.state(),
+            "talk": self._talk.state(),
             "said": [[message.role, message.content] for message in self._said],
             "digest": self._digest,
             "exchanges": self._exchanges,
@@ -290,7 +283,7 @@ class CarDealerEnv(TextGame):
 
     def load(self, state: Any) -> None:
         """The inverse of `save`."""
-        buyer = Buyer(**{**state["buyer"], "features": tuple(state["buyer"]["features"])})
+        buyer = Buyer.read(state["buyer"])
         talk = Talk.read(state["talk"])
         said = [Message(role, content) for role, content in state["said"]]
         digest, exchanges, seed = state["digest"], int(state["exchanges"]), int(state["seed"])
@@ -349,6 +342,19 @@ class CarDealerEnv(TextGame):
             f"I have {wishes['brand'][0]} {wishes['type'][0]} with {features}. "
             f"The MSRP is ${price:,}."
         )
+
+
+@lru_cache(maxsize=1_000)
+def _instructions(buyer: Buyer) -> str:
+    """Who a language model is as this buyer."""
+    return (
+        f"You buy a car from a dealer. You are: {buyer.describe()}. Talk in character "
+        "in one or two sentences a turn, and do not tell everything at once. Pay as little "
+        "as you can, never more than the budget or the list price (MSRP). When you have "
+        "decided, end your turn with exactly one line: Output: Decision=Accept "
+        "MSRP=$<list price> Buy Price=$<agreed price>, or Output: Decision=Reject "
+        "MSRP=$<list price>. Use only prices that were named in the conversation."
+    )
 
 
 def _why_not(line: str) -> str:
