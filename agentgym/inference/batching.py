@@ -88,6 +88,7 @@ class BatchingBackend:
         if max_batch < 1:
             raise ConfigError(f"max_batch must be at least 1, got {max_batch}")
         self.backend = backend
+        self.version = backend.version
         self._max_batch = max_batch if backend.concurrency == 1 else 1
         self._waiting: deque[BatchTicket] = deque()
         self._running: set[BatchTicket] = set()
@@ -100,11 +101,6 @@ class BatchingBackend:
         ]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def version(self) -> int:
-        """Version of the weights that answer now."""
-        return self.backend.version
 
     def submit(
         self, request: GenerationRequest, *, on_tokens: OnTokens | None = None
@@ -143,6 +139,7 @@ class BatchingBackend:
         """New weights, between two batches."""
         with self._alone:
             self.backend.load_weights(state, version)
+            self.version = self.backend.version
 
     def close(self) -> None:
         """Abort what waits and runs, and close the backend inside; may be called twice."""
@@ -197,6 +194,7 @@ class BatchingBackend:
             else:
                 with self._alone:
                     answers = self.backend.generate(requests)
+            self.version = self.backend.version
             if len(answers) == len(requests):
                 return answers
             reason = f"the backend gave {len(answers)} answers to {len(requests)} requests"

@@ -13,6 +13,7 @@ import hmac
 import json
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -52,6 +53,9 @@ _TICK_S = 0.005
 """How often finished tickets are looked for; a ticket has no way to call back."""
 _BODY_S = 30.0
 """Longest time that a client may take to send its body."""
+_LINGER_S = 1.0
+"""How long the rest of a refused body is read."""
+_CLOSE = {"Connection": "close"}
 _OPEN = frozenset({"/health"})
 """Paths that need no key."""
 
@@ -377,21 +381,27 @@ class Server:
             )
 
     async def _body(self, request: Request) -> bytes:
-        """The body, if it is neither too large nor too slow."""
+        """The body, if it is neither too large nor too slow.
+
+        What is too large is read for a moment longer, and thrown away: a connection that is closed
+        on a client which still sends may lose the answer.
+        """
         limit = self.config.max_body
-        close = {"Connection": "close"}  # the rest of the body is never read
-        too_large = ApiError(413, f"the body exceeds {limit} bytes", headers=close)
-        if int(request.headers.get("content-length", 0)) > limit:
-            raise too_large
+        too_large = int(request.headers.get("content-length", 0)) > limit
         body = bytearray()
         try:
-            async with asyncio.timeout(_BODY_S):
+            async with asyncio.timeout(_LINGER_S if too_large else _BODY_S) as end:
                 async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise too_large
+                    if not too_large:
+                        body += chunk
+                        if len(body) > limit:
+                            too_large = True
+                            end.reschedule(asyncio.get_running_loop().time() + _LINGER_S)
         except TimeoutError:
-            raise ApiError(408, f"no body within {_BODY_S:.0f} s", headers=close) from None
+            if not too_large:
+                raise ApiError(408, f"no body within {_BODY_S:g} s", headers=_CLOSE) from None
+        if too_large:
+            raise ApiError(413, f"the body exceeds {limit} bytes", headers=_CLOSE)
         return bytes(body)
 
 
@@ -536,13 +546,11 @@ def _crashed(_: Request, error: Exception) -> Response:
     return _json(ApiError(500, "internal error of the server").body(), 500)
 
 
-def make_uvicorn(server: Server, host: str = "127.0.0.1", port: int = 8000) -> uvicorn.Server:
-    """A uvicorn server; its `run` returns after SIGINT or SIGTERM and the time of grace."""
+def make_uvicorn(server: Server) -> uvicorn.Server:
+    """A uvicorn server for given sockets; it ends after SIGINT or SIGTERM and the time of grace."""
     return uvicorn.Server(
         uvicorn.Config(
             server.app,
-            host,
-            port,
             lifespan="on",
             log_level="warning",
             access_log=False,
@@ -564,8 +572,8 @@ def serve(
     dtype: str = "auto",
     device: str = "auto",
     embedder: str | None = None,
-    max_body: int = ServeConfig.max_body,
-    max_queue: int = ServeConfig.max_queue,
+    max_body: int = 4 << 20,
+    max_queue: int = 256,
 ) -> None:
     """Load a model and serve it until SIGINT or SIGTERM: the body of `agentgym serve`.
 
@@ -621,16 +629,18 @@ def run(server: Server, host: str, port: int) -> None:
     Raises:
         ConfigError: the address cannot be listened at.
     """
-    listener = make_uvicorn(server, host, port)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket = listener.config.bind_socket()
-    except SystemExit as error:  # uvicorn's way to say that
-        raise ConfigError(f"cannot listen at {host}:{port}; choose another --port") from error
-    log.warning("serving %r at http://%s:%d/v1", server.config.model, *socket.getsockname()[:2])
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {host}:{port} ({error}); choose another --host or --port"
+        ) from error
+    log.warning("serving %r at http://%s:%d/v1", server.config.model, *listening.getsockname()[:2])
     # Once it has shut down, uvicorn sends itself the signal again: without a handler, SIGTERM would
     # end the process before the backend is closed.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        listener.run(sockets=[socket])
+        make_uvicorn(server).run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import json
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,56 +19,38 @@ import numpy as np
 import openai
 import pytest
 
+from agentgym import cli
 from agentgym.core import GenerationRequest, SamplingParams, StreamingBackend
-from agentgym.errors import InferenceError
+from agentgym.errors import ConfigError, InferenceError, MissingDependencyError
+from agentgym.inference import serve
+from agentgym.inference.batching import BatchTicket
+from agentgym.inference.engine import Engine
+from agentgym.inference.hf import HFBackend
 from agentgym.inference.remote import OpenAIBackend
 from agentgym.inference.scripted import ScriptedBackend
 from agentgym.inference.serve import ServeConfig, Server, make_uvicorn
-from agentgym.models.tiny import tiny_tokenizer
+from agentgym.models.tiny import tiny_model, tiny_tokenizer
 from agentgym.types import Completion, FloatArray, Message
 
 MODEL = "m"
 TOKENIZER = tiny_tokenizer()
 
 
-class FakeTicket:
-    def __init__(self, request: GenerationRequest, on_tokens: Any) -> None:
-        self.request = request
-        self.on_tokens = on_tokens
-        self.left: list[int] = []
+class FakeTicket(BatchTicket):
+    """A ticket that knows the tokens to come."""
+
+    def __init__(self, backend: Any, request: GenerationRequest, text: str) -> None:
+        super().__init__(backend, request)
+        ids = TOKENIZER.encode(text, add_special_tokens=False)
+        self.left = [*ids, TOKENIZER.eos_token_id]
         self.ids: list[int] = []
-        self.answer: Completion | None = None
-        self._ready = threading.Event()
 
-    @property
-    def done(self) -> bool:
-        return self._ready.is_set()
-
-    def result(self, timeout: float | None = None) -> Completion:
-        if not self._ready.wait(timeout):
-            raise TimeoutError
-        assert self.answer is not None
-        return self.answer
-
-    def abort(self) -> None:
-        self.end("abort")
-
-    def end(self, finish: Any, error: str = "") -> None:
-        if self.done:
-            return
+    def end(self, finish: Any) -> None:
         ids = np.array(self.ids, np.int32)
         text = TOKENIZER.decode(ids[:-1] if finish == "stop" else ids)
-        self.answer = Completion(
-            str(text),
-            ids,
-            np.full(len(ids), -0.5, np.float32),
-            np.ones(len(ids), np.float32),
-            np.full(len(ids), 0.25, np.float32),
-            finish_reason=finish,
-            weights_version=3,
-            error=error,
-        )
-        self._ready.set()
+        logprobs, mass, entropy = (np.full(len(ids), x, np.float32) for x in (-0.5, 1.0, 0.25))
+        self.on_tokens = None  # all told
+        self.settle(Completion(str(text), ids, logprobs, mass, entropy, finish, 3))
 
 
 class FakeStream:
@@ -87,9 +73,8 @@ class FakeStream:
     def submit(self, request: GenerationRequest, *, on_tokens: Any = None) -> FakeTicket:
         if self.closed:
             raise InferenceError("closed")
-        ticket = FakeTicket(request, on_tokens)
-        ids = TOKENIZER.encode(self.script(request), add_special_tokens=False)
-        ticket.left = [*ids, TOKENIZER.eos_token_id]
+        ticket = FakeTicket(self, request, self.script(request))
+        ticket.on_tokens = on_tokens
         with self._lock:
             self.requests.append(request)
             self.running.add(ticket)
@@ -253,14 +238,6 @@ def test_streamed_chat(running: Running) -> None:
     assert chunks[-1].usage.completion_tokens == 2 * (len("you said héllo 🙂".encode()) + 1)
 
 
-def test_raw_stream_ends_with_done(running: Running) -> None:
-    status, text = running.ask("/v1/chat/completions", chat("x", stream=True))
-    events = text.split("\n\n")
-    assert status == 200
-    assert events[-2:] == ["data: [DONE]", ""]
-    assert all(event.startswith("data: ") for event in events[:-1])
-
-
 def test_completions_of_lists(running: Running) -> None:
     for prompt in (["ab", "c"], [[*b"xy"], [200]]):
         status, answer = running.ask(
@@ -322,7 +299,9 @@ def test_token_ids_and_logprobs_in_full(running: Running) -> None:
 def test_streamed_token_ids_are_complete(running: Running) -> None:
     body = {"model": MODEL, "prompt": "A", "return_token_ids": True, "stream": True}
     _, text = running.ask("/v1/completions", {**body, "max_tokens": 50})
-    chunks = [json.loads(event[6:]) for event in text.split("\n\n")[:-2]]
+    *events, done, end = text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
     ids = [token for chunk in chunks for token in chunk["choices"][0]["token_ids"]]
     assert ids == [*TOKENIZER.encode("you said A"), TOKENIZER.eos_token_id]
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "you said A"
@@ -354,85 +333,24 @@ def test_models_health_and_metrics(running: Running) -> None:
     assert "else" not in text, "no label comes from a client"
 
 
-HOSTILE: list[tuple[bytes | dict[str, Any], str]] = [
-    (b"", "JSON"),
-    (b"{", "JSON"),
-    (b"\xff\xfe", "JSON"),
-    (b"[]", "object"),
-    (b"[" * 100_000, "deep"),
-    (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "deep"),
-    (b'{"model":"m","prompt":"x","seed":' + b"9" * 5000 + b"}", "JSON"),
-    (b'{"model":"m","prompt":"x","temperature":NaN}', "NaN"),
-    (b'{"model":"m","prompt":"x","temperature":1e999}', "temperature"),
-    ({}, "model"),
-    ({"model": 3, "prompt": "x"}, "model"),
-    ({"model": "m"}, "prompt"),
-    ({"model": "m", "prompt": ""}, "empty"),
-    ({"model": "m", "prompt": []}, "prompt"),
-    ({"model": "m", "prompt": [[]]}, "prompt"),
-    ({"model": "m", "prompt": {"a": 1}}, "prompt"),
-    ({"model": "m", "prompt": [1, "a"]}, "prompt"),
-    ({"model": "m", "prompt": [True]}, "prompt"),
-    ({"model": "m", "prompt": [1.5]}, "prompt"),
-    ({"model": "m", "prompt": [-1]}, "ids"),
-    ({"model": "m", "prompt": [10**30]}, "prompt"),
-    ({"model": "m", "prompt": [2**31]}, "ids"),
-    ({"model": "m", "prompt": "x", "n": 0}, "n must"),
-    ({"model": "m", "prompt": "x", "n": True}, "n must"),
-    ({"model": "m", "prompt": "x", "n": 10**9}, "n must"),
-    ({"model": "m", "prompt": ["x"] * 300}, "exceed"),
-    ({"model": "m", "prompt": "x", "temperature": -1}, "temperature"),
-    ({"model": "m", "prompt": "x", "temperature": "hot"}, "temperature"),
-    ({"model": "m", "prompt": "x", "top_p": 0}, "top_p"),
-    ({"model": "m", "prompt": "x", "top_p": 1.1}, "top_p"),
-    ({"model": "m", "prompt": "x", "top_k": -2}, "top_k"),
-    ({"model": "m", "prompt": "x", "max_tokens": 0}, "max_tokens"),
-    ({"model": "m", "prompt": "x", "max_tokens": 10**6}, "max_tokens"),
-    ({"model": "m", "prompt": "x", "seed": -1}, "seed"),
-    ({"model": "m", "prompt": "x", "stop": ""}, "stop"),
-    ({"model": "m", "prompt": "x", "stop": ["a"] * 17}, "stop"),
-    ({"model": "m", "prompt": "x", "stop": [1]}, "stop"),
-    ({"model": "m", "prompt": "x", "stop": "\ud800"}, "stop"),
-    ({"model": "m", "prompt": "x", "stream": "yes"}, "stream"),
-    ({"model": "m", "prompt": "x", "stream_options": {"include_usage": True}}, "stream"),
-    ({"model": "m", "prompt": "x", "stream": True, "logprobs": 0}, "stream"),
-    ({"model": "m", "prompt": "x", "logprobs": 5}, "logprobs"),
-    ({"model": "m", "prompt": "x", "echo": True}, "echo"),
-    ({"model": "m", "prompt": "x", "logit_bias": {"5": 100}}, "logit_bias"),
-    ({"model": "m", "prompt": "x", "presence_penalty": False}, "presence_penalty"),
-    ({"model": "m", "prompt": "x", "\ud800": 1}, "unrecognized"),
-    ({"model": "m", "prompt": "x", "__class__": 1}, "unrecognized"),
-]
-
-
-@pytest.mark.parametrize(("body", "word"), HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        ("completions", b"", "JSON"),
+        ("completions", b"[" * 100_000, "deep"),
+        ("completions", {"model": MODEL, "prompt": [10**30]}, "prompt"),
+        ("completions", {"model": MODEL, "prompt": "x", "\ud800": 1}, "unrecognized"),
+        ("chat/completions", {"model": MODEL, "messages": [3]}, "object"),
+        ("embeddings", {"model": "bits", "input": {}}, "input"),
+    ],
+)
 def test_a_bad_body_is_refused_in_openais_form(
-    running: Running, body: bytes | dict[str, Any], word: str
+    running: Running, path: str, body: Any, word: str
 ) -> None:
-    status, answer = running.ask("/v1/completions", body)
-    assert status == 400
+    status, answer = running.ask(f"/v1/{path}", body)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert word in answer["error"]["message"]
-    assert len(answer["error"]["message"]) < 400
     assert set(answer["error"]) == {"message", "type", "param", "code"}
-
-
-BAD_CHATS: list[tuple[Any, str]] = [
-    ([], "non-empty"),
-    ("hi", "non-empty"),
-    ([3], "object"),
-    ([{"role": "user"}], "content"),
-    ([{"role": "root", "content": "x"}], "role"),
-    ([{"role": ["user"], "content": "x"}], "role"),
-    ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "text parts"),
-    ([{"role": "user", "content": "x", "tool_calls": []}], "fields"),
-]
-
-
-@pytest.mark.parametrize(("messages", "word"), BAD_CHATS, ids=range(len(BAD_CHATS)))
-def test_a_bad_chat_is_refused(running: Running, messages: Any, word: str) -> None:
-    status, answer = running.ask("/v1/chat/completions", {"model": MODEL, "messages": messages})
-    assert status == 400
-    assert word in answer["error"]["message"]
 
 
 def test_text_of_a_chat_stays_text(running: Running) -> None:
@@ -454,14 +372,6 @@ def test_wrong_model_path_and_method(running: Running) -> None:
     assert running.ask("/v1/embeddings", {"model": MODEL, "input": "a"})[0] == 404
 
 
-def test_neutral_values_of_what_is_not_offered_are_taken(running: Running) -> None:
-    with running.client() as client:
-        answer = client.chat.completions.create(
-            **chat("a"), frequency_penalty=0, presence_penalty=0.0, tools=[], user="me"
-        )
-    assert answer.choices[0].message.content == "you said a"
-
-
 def test_body_limit(start: Callable[..., Running]) -> None:
     running = start(max_body=1000)
     big = json.dumps({"model": MODEL, "prompt": "x" * 2000}).encode()
@@ -469,21 +379,12 @@ def test_body_limit(start: Callable[..., Running]) -> None:
     assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
 
     def chunks() -> Iterator[bytes]:
-        for begin in range(0, len(big), 400):
-            yield big[begin : begin + 400]
+        yield from (big[begin : begin + 400] for begin in range(0, len(big), 400))
 
     with contextlib.closing(HTTPConnection("127.0.0.1", running.port, timeout=30)) as connection:
         connection.request("POST", "/v1/completions", chunks(), encode_chunked=True)
         assert connection.getresponse().status == 413
     assert running.ask("/v1/completions", {"model": MODEL, "prompt": "x"})[0] == 200
-
-
-def test_prompts_longer_than_the_model(start: Callable[..., Running]) -> None:
-    running = start(positions=8, vocabulary=len(TOKENIZER))
-    status, answer = running.ask("/v1/completions", {"model": MODEL, "prompt": "x" * 8})
-    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-    assert running.ask("/v1/completions", {"model": MODEL, "prompt": [len(TOKENIZER)]})[0] == 400
-    assert running.ask("/v1/models")[1]["data"][0]["max_model_len"] == 8
 
 
 def test_the_key(start: Callable[..., Running]) -> None:
@@ -661,3 +562,132 @@ def test_many_connections_half_of_them_dropped(start: Callable[..., Running]) ->
     until(lambda: not backend.running)
     gc.collect()
     assert threading.active_count() <= threads_before + 8  # the pool that tokenises
+
+
+def test_the_engine_behind_the_server_answers_as_without(start: Callable[..., Running]) -> None:
+    """Half of the clients leave; the others get what transformers computes alone."""
+    model, tokenizer = tiny_model()
+    running = start(Engine(model, tokenizer, memory=1 << 26))
+    asked = [
+        GenerationRequest(
+            np.array(TOKENIZER.encode(f"prompt {index}"), np.int32),
+            SamplingParams(max_tokens=24, stop=("q",)),
+            seed=index,
+        )
+        for index in range(12)
+    ]
+    alone = HFBackend(model, tokenizer).generate(asked)
+    client = OpenAIBackend(running.url, MODEL, mode="completions", concurrency=12)
+
+    async def leave() -> None:
+        async with openai.AsyncOpenAI(base_url=running.url, api_key="none") as leaving:
+            for index in range(12):
+                stream = await leaving.chat.completions.create(
+                    **chat(str(index)), stream=True, max_tokens=2000
+                )
+                await anext(aiter(stream))
+                await stream.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(leave()))
+    thread.start()
+    answers = client.generate(asked)
+    thread.join(60)
+    client.close()
+    for answer, expected in zip(answers, alone, strict=True):
+        assert answer.text == expected.text
+        assert answer.finish_reason == expected.finish_reason
+        np.testing.assert_array_equal(answer.token_ids, expected.token_ids)  # type: ignore[arg-type]
+        for name in ("logprobs", "kept_mass", "entropy"):
+            np.testing.assert_allclose(
+                getattr(answer, name), getattr(expected, name), rtol=1e-4, atol=1e-4
+            )
+    until(lambda: running.server.in_flight == 0)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Server, str, int]]:
+    """What `agentgym serve` would have run."""
+    runs: list[tuple[Server, str, int]] = []
+    monkeypatch.setattr(serve, "run", lambda *arguments: runs.append(arguments))
+    return runs
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit status of the command line."""
+    monkeypatch.setattr("sys.argv", ["agentgym", "serve", *arguments])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("backend", ["engine", "hf"])
+def test_the_command(served: list[Any], monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("A_KEY", "secret")
+    arguments = ["--backend", backend, "--api-key-env", "A_KEY", "--port", "0", "--name", "mine"]
+    assert command(monkeypatch, "tiny", *arguments, "--max-queue", "9", "--max-body", "99") == 0
+    ((server, host, port),) = served
+    assert (host, port) == ("127.0.0.1", 0)
+    config = server.config
+    assert (config.model, config.api_key) == ("mine", "secret")
+    assert (config.max_queue, config.max_body, config.positions) == (9, 99, 2048)
+    assert config.vocabulary == len(TOKENIZER)
+    with pytest.raises(InferenceError, match="closed"):
+        server.backend.submit(GenerationRequest(np.array([1], np.int32)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--backend", "magic"], "magic"),
+        (["--host", "0.0.0.0"], "--api-key"),
+        (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
+        (["--max-queue", "0"], "above 0"),
+    ],
+)
+def test_wrong_options(
+    served: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    word: str,
+) -> None:
+    assert command(monkeypatch, "tiny", *arguments) == 2
+    assert word in capsys.readouterr().err
+    assert not served
+
+
+def test_a_taken_port() -> None:
+    server = Server(FakeStream(spoken), TOKENIZER, ServeConfig(MODEL))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(ConfigError, match="or --port"):
+            serve.run(server, "127.0.0.1", taken.getsockname()[1])
+    server.backend.close()
+
+
+def test_a_signal_ends_the_server_and_not_the_process(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(FakeStream(spoken), TOKENIZER, ServeConfig(MODEL))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop() -> None:
+        until(lambda: "serving" in caplog.text)
+        port = int(caplog.text.split("127.0.0.1:")[1].split("/")[0])
+        with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            connection.request("GET", "/health")  # answered once it runs
+            assert connection.getresponse().status == 200
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    serve.run(server, "127.0.0.1", 0)
+    thread.join(30)
+    assert signal.getsignal(signal.SIGTERM) is before
+    server.backend.close()
+
+
+def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "agentgym.inference.serve")
+    with pytest.raises(MissingDependencyError, match=r"\[serve\]"):
+        importlib.import_module("agentgym.inference.serve")

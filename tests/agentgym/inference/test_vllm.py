@@ -132,7 +132,8 @@ def test_requests_and_answers(make: Make) -> None:
     assert answer.token_ids is not None
     assert answer.logprobs is not None
     assert (answer.text, answer.finish_reason) == ("2 tokens", "length")
-    assert (answer.token_ids.tolist(), answer.token_ids.dtype) == ([7, 8], np.int32)
+    assert answer.token_ids.tolist() == [7, 8]
+    assert answer.token_ids.dtype == np.int32
     assert answer.logprobs.tolist() == [-0.5, -0.5]
     prompts, params = llm.calls[0]
     assert prompts[0] == {"prompt_token_ids": [5, 6]}

@@ -1,5 +1,6 @@
 """Bodies in, bodies out. That bad ones are refused over HTTP, test_serve.py shows."""
 
+import json
 import random
 from typing import Any
 
@@ -77,6 +78,11 @@ def test_every_field_is_read() -> None:
     assert (call.logprobs, call.prompt_logprobs) == (True, True)
 
 
+def test_neutral_values_of_what_is_not_offered_are_taken() -> None:
+    completions(frequency_penalty=0, presence_penalty=0.0, echo=False, tools=[], best_of=1)
+    completions(suffix=None, made_up=None)  # null counts as left out
+
+
 def test_prompts_of_every_form() -> None:
     def ids(prompt: Any) -> list[list[int]]:
         return [request.prompt_ids.tolist() for request in completions(prompt=prompt).requests]
@@ -108,6 +114,87 @@ def test_messages_of_every_form() -> None:
         add_generation_prompt=True,
     )
     assert call.requests[0].prompt_ids.tolist() == TOKENIZER.encode(text)
+
+
+HOSTILE: list[tuple[bytes | dict[str, Any], str]] = [
+    (b"", "JSON"),
+    (b"{", "JSON"),
+    (b"\xff\xfe", "JSON"),
+    (b"[]", "object"),
+    (b"[" * 100_000, "deep"),
+    (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "deep"),
+    (b'{"model":"m","prompt":"x","seed":' + b"9" * 5000 + b"}", "JSON"),
+    (b'{"model":"m","prompt":"x","temperature":NaN}', "NaN"),
+    (b'{"model":"m","prompt":"x","temperature":1e999}', "temperature"),
+    ({}, "model"),
+    ({"model": 3, "prompt": "x"}, "model"),
+    ({"model": "m"}, "prompt"),
+    ({"model": "m", "prompt": ""}, "empty"),
+    ({"model": "m", "prompt": []}, "prompt"),
+    ({"model": "m", "prompt": [[]]}, "prompt"),
+    ({"model": "m", "prompt": {"a": 1}}, "prompt"),
+    ({"model": "m", "prompt": [1, "a"]}, "prompt"),
+    ({"model": "m", "prompt": [True]}, "prompt"),
+    ({"model": "m", "prompt": [1.5]}, "prompt"),
+    ({"model": "m", "prompt": [-1]}, "ids"),
+    ({"model": "m", "prompt": [10**30]}, "prompt"),
+    ({"model": "m", "prompt": [2**31]}, "ids"),
+    ({"model": "m", "prompt": "x", "n": 0}, "n must"),
+    ({"model": "m", "prompt": "x", "n": True}, "n must"),
+    ({"model": "m", "prompt": "x", "n": 10**9}, "n must"),
+    ({"model": "m", "prompt": ["x"] * 300}, "exceed"),
+    ({"model": "m", "prompt": "x", "temperature": -1}, "temperature"),
+    ({"model": "m", "prompt": "x", "temperature": "hot"}, "temperature"),
+    ({"model": "m", "prompt": "x", "top_p": 0}, "top_p"),
+    ({"model": "m", "prompt": "x", "top_p": 1.1}, "top_p"),
+    ({"model": "m", "prompt": "x", "top_k": -2}, "top_k"),
+    ({"model": "m", "prompt": "x", "max_tokens": 0}, "max_tokens"),
+    ({"model": "m", "prompt": "x", "max_tokens": 10**6}, "max_tokens"),
+    ({"model": "m", "prompt": "x", "seed": -1}, "seed"),
+    ({"model": "m", "prompt": "x", "stop": ""}, "stop"),
+    ({"model": "m", "prompt": "x", "stop": ["a"] * 17}, "stop"),
+    ({"model": "m", "prompt": "x", "stop": [1]}, "stop"),
+    ({"model": "m", "prompt": "x", "stop": "\ud800"}, "stop"),
+    ({"model": "m", "prompt": "x", "stream": "yes"}, "stream"),
+    ({"model": "m", "prompt": "x", "stream_options": {"include_usage": True}}, "stream"),
+    ({"model": "m", "prompt": "x", "stream": True, "logprobs": 0}, "stream"),
+    ({"model": "m", "prompt": "x", "logprobs": 5}, "logprobs"),
+    ({"model": "m", "prompt": "x", "echo": True}, "echo"),
+    ({"model": "m", "prompt": "x", "logit_bias": {"5": 100}}, "logit_bias"),
+    ({"model": "m", "prompt": "x", "presence_penalty": False}, "presence_penalty"),
+    ({"model": "m", "prompt": "x", "\ud800": 1}, "unrecognized"),
+    ({"model": "m", "prompt": "x", "__class__": 1}, "unrecognized"),
+]
+
+
+@pytest.mark.parametrize(("body", "word"), HOSTILE, ids=range(len(HOSTILE)))
+def test_a_bad_body_is_refused(body: bytes | dict[str, Any], word: str) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(ApiError) as refused:
+        read_call("completions", read_json(raw), TOKENIZER)
+    assert refused.value.status == 400
+    assert word in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+BAD_CHATS: list[tuple[Any, str]] = [
+    ([], "non-empty"),
+    ("hi", "non-empty"),
+    ([3], "object"),
+    ([{"role": "user"}], "content"),
+    ([{"role": "root", "content": "x"}], "role"),
+    ([{"role": ["user"], "content": "x"}], "role"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "text parts"),
+    ([{"role": "user", "content": "x", "tool_calls": []}], "fields"),
+]
+
+
+@pytest.mark.parametrize(("messages", "word"), BAD_CHATS, ids=range(len(BAD_CHATS)))
+def test_a_bad_chat_is_refused(messages: Any, word: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_call("chat", {"model": "m", "messages": messages}, TOKENIZER)
+    assert refused.value.status == 400
+    assert word in str(refused.value)
 
 
 def test_limits() -> None:
@@ -150,6 +237,7 @@ def test_embedding_bodies() -> None:
     assert read_embeddings({"model": "e", "input": "a"}) == ("e", ["a"], False)
     body = {"model": "e", "input": ["a", "b"], "encoding_format": "base64"}
     assert read_embeddings(body) == ("e", ["a", "b"], True)
+    wrong: dict[str, Any]
     for wrong in ({"input": []}, {"input": [1]}, {"encoding_format": "x"}, {"dimensions": 3}):
         with pytest.raises(ApiError):
             read_embeddings({"model": "e", "input": "a", **wrong})
