@@ -1,6 +1,5 @@
 """The base of games in pure Python: what a game says is its own, everything around it is here."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -218,28 +217,34 @@ class TextGame(AgentEnv):
         """Go on from a snapshot of the same game.
 
         Raises:
-            ConfigError: these bytes are no snapshot of this game and mode.
+            ConfigError: these bytes are no snapshot of this game and mode; nothing has changed.
         """
-        before = copy.deepcopy(self.save()) if not self._over else None
+        before = self.snapshot() if self._goal else b""
         try:
-            state = json.loads(snapshot)
-            mine = (SNAPSHOT, type(self).__name__, self.mode)
-            if (state["snapshot"], state["game"], state["mode"]) != mine:
-                raise ConfigError(
-                    f"a snapshot of {state['game']!r}, mode {state['mode']!r}, version "
-                    f"{state['snapshot']!r} was given to {mine[1]!r}, mode {mine[2]!r}, "
-                    f"version {mine[0]}; restore it into an environment made like the first"
-                )
-            shown = (state["goal"], state["text"], state["error"], state["over"])
-            self.load(state["state"])
-            self.np_random.bit_generator.state = state["chance"]
-        except ConfigError:
-            raise
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            if before is not None:
-                self.load(before)
+            return self._resume(json.loads(snapshot))
+        except Exception as error:  # bytes from anywhere may break a game's `load` in any way
+            if before:
+                self._resume(json.loads(before))
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError(f"these bytes are no snapshot: {error!r}") from error
-        self._goal, self._text, self._error, self._over = shown
+
+    def _resume(self, state: Any) -> tuple[Observation, dict[str, Any]]:
+        """Go on from the content of a snapshot."""
+        mine = (SNAPSHOT, type(self).__name__, self.mode)
+        if (state["snapshot"], state["game"], state["mode"]) != mine:
+            raise ConfigError(
+                f"a snapshot of {state['game']!r}, mode {state['mode']!r}, version "
+                f"{state['snapshot']!r} was given to {mine[1]!r}, mode {mine[2]!r}, "
+                f"version {mine[0]}; restore it into an environment made like the first"
+            )
+        shown = (state["goal"], state["text"], state["error"])
+        if not all(type(text) is str for text in shown) or type(state["over"]) is not bool:
+            raise TypeError(f"it shows {shown!r:.200}")
+        self.load(state["state"])
+        self.np_random.bit_generator.state = state["chance"]
+        self._goal, self._text, self._error = shown
+        self._over = state["over"]
         return self._observation(), self._info()
 
     @property

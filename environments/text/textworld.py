@@ -495,10 +495,12 @@ class TextWorldEnv(AgentEnv):
                     f"to {self.game!r}, version {SNAPSHOT}; restore it into its own kind of game"
                 )
             spec = GameSpec(self.game, complete(self.game, state["settings"]), state["seed"])
-            done = [str(text) for text in state["commands"]]
-            text, error, key = (str(state[name]) for name in ("text", "error", "state_key"))
-            if type(spec.seed) is not int or not 0 <= spec.seed < 2**32:
-                raise ValueError(f"its seed is {spec.seed!r}")
+            done = state["commands"]
+            text, error, key = state["text"], state["error"], state["state_key"]
+            values = (text, error, key, *done)
+            texts = isinstance(done, list) and all(type(value) is str for value in values)
+            if not texts or type(spec.seed) is not int or not 0 <= spec.seed < 2**32:
+                raise ValueError("its values have other types than those of a snapshot")
             chance = np.random.default_rng(0)
             chance.bit_generator.state = state["chance"]
         except ConfigError:

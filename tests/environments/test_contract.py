@@ -4,6 +4,7 @@ The browser's environments run the same checks in `tests/environments/web`, wher
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,13 +21,17 @@ import agentgym  # noqa: F401  (registers the ids)
 from agentgym import paths
 from agentgym.core import AgentEnv
 from agentgym.environments.text.games import GameSpec, game_file
-from agentgym.errors import EpisodeOverError
+from agentgym.errors import ConfigError, EpisodeOverError
+from agentgym.forks import fork
 
 BROWSER = ("agentgym/miniwob.",)
 IDS = sorted(
     name for name in gym.registry if name.startswith("agentgym/") and not name.startswith(BROWSER)
 )
-FAMILIES = sorted({name.split("/")[1].split(".")[0]: name for name in IDS}.values())
+FAMILIES = sorted({re.split(r"[.-]", name.split("/")[1])[0]: name for name in IDS}.values())
+"""One id of each family: of what stands before the dot."""
+TEXTWORLD = "agentgym/textworld."
+WORLDS = 50
 HOSTILE = ["", "\x00", "\ud800", "a" * 100_000, "\n" * 10_000, '{"name": "x"', "f(", "quit"]
 PLAYED = """
 import json, sys
@@ -34,7 +39,7 @@ import gymnasium as gym
 import agentgym
 for name in sys.argv[1:]:
     env = gym.make(name)
-    for seed in (0, 1):
+    for seed in (0,) if ".textworld." in name.replace("/", ".") else (0, 1):
         lines = [*env.reset(seed=seed)]
         env.action_space.seed(seed)
         for turn in range(12):
@@ -49,18 +54,19 @@ for name in sys.argv[1:]:
 
 
 @pytest.fixture(autouse=True)
-def _two_games(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TextWorld needs seconds to make a game, and the checks ask for many: two must do."""
+def _one_game(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TextWorld needs seconds to make a game, and the checks ask for many: one must do."""
 
-    def one_of_two(spec: GameSpec, timeout_s: float) -> Path:
-        return game_file(GameSpec(spec.kind, spec.settings, spec.seed % 2), timeout_s)
+    def only(spec: GameSpec, timeout_s: float) -> Path:
+        return game_file(GameSpec(spec.kind, spec.settings, 0), timeout_s)
 
-    monkeypatch.setattr("agentgym.environments.text.textworld.game_file", one_of_two)
+    monkeypatch.setattr("agentgym.environments.text.textworld.game_file", only)
 
 
 @pytest.fixture
 def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
     env = gym.make(request.param)
+    env.action_space.seed(0)
     yield env
     env.close()
 
@@ -169,13 +175,18 @@ def test_steps_outside_an_episode_are_refused(env: gym.Env[Any, Any]) -> None:
     with pytest.raises(EpisodeOverError):
         world.step("")
     if world.has_oracle:
-        env.reset(seed=0)
-        terminated = False
-        while not terminated:
-            _, _, terminated, _, info = world.step(world.oracle_action())
-        assert info["success"] is True
-        with pytest.raises(EpisodeOverError):
-            world.step("")
+        won, turns = False, 0
+        for seed in range(3):  # against chance and opponents no expert wins every time
+            env.reset(seed=seed)
+            terminated = truncated = False
+            while not (terminated or truncated):
+                _, _, terminated, truncated, info = env.step(world.oracle_action())
+                turns += 1
+            with pytest.raises(EpisodeOverError):
+                world.step("")
+            if won := terminated and info["success"]:
+                break
+        assert won, f"{turns} turns and no success"
 
 
 def test_transcripts_do_not_depend_on_the_hash_seed() -> None:
@@ -190,12 +201,119 @@ def test_transcripts_do_not_depend_on_the_hash_seed() -> None:
     ]
     printed = [process.communicate()[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert len(printed[0]) == 2 * len(IDS)
+    textworld = sum(name.startswith(TEXTWORLD) for name in IDS)
+    assert len(printed[0]) == 2 * len(IDS) - textworld
     assert printed[0] == printed[1]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("mode", ["sync", "async"])
+# ---- snapshots
+
+
+def wander(env: gym.Env[Any, Any], turns: int, seed: int = 0) -> list[Any]:
+    """Random actions, and what came of them."""
+    env.action_space.seed(seed)
+    lines: list[Any] = []
+    for _ in range(turns):
+        action = env.action_space.sample()
+        lines += [action, *env.step(action)]
+        if lines[-3] or lines[-2]:
+            break
+    return lines
+
+
+def alike(one: list[Any], other: list[Any]) -> None:
+    """Equal, pictures included."""
+    np.testing.assert_equal(one, other)
+
+
+@every_env
+def test_a_fork_goes_on_as_the_first_would_have(env: gym.Env[Any, Any]) -> None:
+    if not inner(env).can_snapshot:
+        with pytest.raises(NotImplementedError):
+            inner(env).snapshot()
+        return
+    for turns in (0, 1, 3):
+        env.reset(seed=1)
+        if any(wander(env, turns)[-3:-1]):
+            continue  # over already
+        twin = fork(env)
+        before = inner(env).snapshot()
+        assert inner(twin).snapshot() == before
+        played = wander(twin, 6, seed=5)
+        assert inner(env).snapshot() == before  # they share nothing
+        alike(wander(env, 6, seed=5), played)
+        assert inner(twin).snapshot() == inner(env).snapshot()
+        twin.close()
+
+
+@every_env
+def test_what_restore_tells_is_what_was_seen(env: gym.Env[Any, Any]) -> None:
+    if not inner(env).can_snapshot:
+        pytest.skip("takes no snapshots")
+    begun = env.reset(seed=1)
+    world, start = inner(env), inner(env).snapshot()
+    json.loads(start)
+    env.step(env.action_space.sample())
+    np.testing.assert_equal(world.restore(start), begun)
+    assert world.snapshot() == start
+
+
+@every_env
+def test_bytes_that_are_no_snapshot_change_nothing(env: gym.Env[Any, Any]) -> None:
+    if not inner(env).can_snapshot:
+        pytest.skip("takes no snapshots")
+    env.reset(seed=1)
+    env.step(env.action_space.sample())
+    world, sound = inner(env), inner(env).snapshot()
+    fields = json.loads(sound)
+    wrong = [b"", b"\xff\xfe", b"null", b"3", b"[]", b"{}", b'"text"', sound[:-1], sound[1:]]
+    wrong += [b"[" * 50_000, b'{"snapshot": 1}']
+    for name in fields:
+        if fields[name] is None:
+            continue
+        for value in (None, {"x": [None]}, [[]]):
+            wrong.append(json.dumps({**fields, name: value}).encode())
+        wrong.append(json.dumps({k: v for k, v in fields.items() if k != name}).encode())
+    for snapshot in wrong:
+        with pytest.raises(ConfigError):
+            world.restore(snapshot)
+        assert world.snapshot() == sound, snapshot[:200]
+
+
+def test_many_worlds_at_once_are_as_each_alone() -> None:
+    """Fifty, of every game in pure Python, a turn of each in turn."""
+    games = [name for name in IDS if not name.startswith(TEXTWORLD)]
+    worlds = [(games[i % len(games)], i) for i in range(max(WORLDS, len(games)))]
+
+    def begun(name: str, seed: int) -> tuple[gym.Env[Any, Any], list[Any]]:
+        env = gym.make(name)
+        lines = [*env.reset(seed=seed)]
+        env.action_space.seed(seed)
+        return env, lines
+
+    def turn(env: gym.Env[Any, Any], lines: list[Any]) -> None:
+        if len(lines) == 2 or not (lines[-3] or lines[-2]):
+            action = env.action_space.sample()
+            lines += [action, *env.step(action)]
+
+    together = [begun(*world) for world in worlds]
+    for _ in range(5):
+        for env, lines in together:
+            turn(env, lines)
+    for (name, seed), (_, lines) in zip(worlds, together, strict=True):
+        env, alone = begun(name, seed)
+        for _ in range(5):
+            turn(env, alone)
+        alike(alone, lines)
+
+
+# ---- vectors
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [*((name, "sync") for name in FAMILIES), (FAMILIES[0], "async"), (FAMILIES[-1], "async")],
+)
 def test_vectors(name: str, mode: str) -> None:
     vector = gym.make_vec(
         name,
@@ -208,15 +326,20 @@ def test_vectors(name: str, mode: str) -> None:
         observations, infos = vector.reset(seed=0)  # and 1 for the second
         for seed in (0, 1):
             env = gym.make(name)
+            env.action_space.seed(seed)
             alone.append((env, env.reset(seed=seed)[0]))
             assert_part(observations, seed, alone[-1][1])
-        for _ in range(2):
+        over = False
+        for _ in range(4):
+            if over:
+                break  # the vector would reset by itself
             actions = tuple(env.action_space.sample() for env, _ in alone)
-            observations, rewards, terminated, _, infos = vector.step(actions)
+            observations, rewards, terminated, truncated, infos = vector.step(actions)
             for index, (env, _) in enumerate(alone):
-                observation, reward, end, _, info = env.step(actions[index])
+                observation, reward, *ends, info = env.step(actions[index])
                 assert_part(observations, index, observation)
-                assert (rewards[index], terminated[index]) == (reward, end)
+                assert (rewards[index], terminated[index], truncated[index]) == (reward, *ends)
+                over = over or any(ends)
                 assert infos["action"][index] == info["action"]
         assert vector.action_space.sample() in vector.action_space
     finally:
