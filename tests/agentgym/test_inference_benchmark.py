@@ -1,0 +1,58 @@
+"""The benchmark `inference`: all sides do the same work. Nothing is timed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from agentgym import inference_benchmark
+from agentgym.bench import run_benchmark
+from agentgym.inference_benchmark import FULL, QUICK, Work, play
+from agentgym.registry import BENCHMARKS
+from agentgym.types import IntArray
+
+
+def test_conversations_grow_by_observations_and_actions() -> None:
+    seen: list[list[IntArray]] = []
+
+    def answer(prompts: Sequence[IntArray], seed: int) -> list[IntArray]:
+        seen.append(list(prompts))
+        return [np.full(3, 7 + index, np.int32) for index, _ in enumerate(prompts)]
+
+    work = Work(2, 3, shared=10, observation=4, action=3)
+    assert play(work, 3, 100, 0, answer) == work.tokens == 18
+    assert [[len(p) for p in turn] for turn in seen] == [[14] * 2, [21] * 2, [28] * 2]
+    assert (seen[0][0][:10] == seen[0][1][:10]).all()
+    assert seen[1][1][14:17].tolist() == [8, 8, 8]
+    assert min(min(p) for turn in seen for p in turn) >= 7
+
+
+def test_a_search_keeps_branches_of_different_nodes() -> None:
+    seen: list[int] = []
+
+    def answer(prompts: Sequence[IntArray], seed: int) -> list[IntArray]:
+        seen.append(len(prompts))
+        return [np.array([index], np.int32) for index, _ in enumerate(prompts)]
+
+    work = Work(4, 3, shared=5, observation=1, action=1, branches=4)
+    assert play(work, 3, 100, 0, answer) == work.tokens == 4 + 16 + 16
+    assert seen == [4, 16, 16]
+
+
+def test_full_work_is_what_it_says() -> None:
+    assert FULL["16 episodes"].tokens == 2304
+    assert set(QUICK).isdisjoint(FULL)
+
+
+@pytest.mark.filterwarnings("ignore:.*min_new_tokens.*")
+def test_a_quick_run_measures_every_side() -> None:
+    assert BENCHMARKS.get("inference") is inference_benchmark.inference
+    result = run_benchmark("inference", quick=True)
+    assert {row["case"] for row in result.rows} == set(QUICK)
+    sides = {row["side"] for row in result.rows}
+    assert sides == {"engine", "baseline", "one at a time", "HFBackend"}
+    assert all(row["tokens_per_s"] > 0 for row in result.rows)
+    assert all(row["same_work"] for row in result.rows)
+    by_side = {(row["case"], row["side"]): row["tokens"] for row in result.rows}
+    for case, work in QUICK.items():
+        assert by_side[case, "engine"] == by_side[case, "baseline"] == work.tokens
