@@ -417,14 +417,23 @@ class _Endpoint:
         self._kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             async with asyncio.timeout(self._server.config.timeout_s):
-                await self._answer(Request(scope, receive), scope, receive, send)
+                await self._answer(Request(scope, receive), scope, receive, watched)
         except ClientDisconnect:
             log.debug("a client left while it sent its request")
         except TimeoutError:
             seconds = self._server.config.timeout_s
-            raise ApiError(504, f"not answered within {seconds:g} s") from None
+            if not begun:
+                raise ApiError(504, f"not answered within {seconds:g} s") from None
+            log.warning("a stream was cut off after %g s", seconds)  # uvicorn closes the connection
 
     async def _answer(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         server = self._server
@@ -556,6 +565,7 @@ def make_uvicorn(server: Server) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=server.config.grace_s,
+            limit_concurrency=4 * server.config.max_queue + 64,  # connections, idle ones included
         )
     )
 
