@@ -232,7 +232,7 @@ class CarDealerEnv(TextGame):
         return outcome if outcome.terminated else Outcome(outcome.text, 0.0, terminated=True)
 
     def _outcome(self, answer: str, decided: Decision | None) -> Outcome:
-        text = f"{answer.rstrip()}\n" if self.mode == "original" else answer.strip()
+        text = answer.removesuffix("\n") + "\n" if self.mode == "original" else answer.strip()
         if decided is None:
             return Outcome(text)
         budget = self.buyer.budget
