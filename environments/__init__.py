@@ -46,6 +46,8 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("countdown.answer", "countdown", "CountdownEnv", {"style": "answer"}, 2),
     ("points24", "points24", "Points24Env", {}, 30),
     ("points24.original", "points24", "Points24Env", {"mode": "original"}, 300),
+    ("household", "household", "HouseholdEnv", {}, 50),
+    ("household.original", "household", "HouseholdEnv", {"mode": "original"}, 50),
 )
 
 
@@ -99,3 +101,4 @@ def _register_benchmarks() -> None:
     BENCHMARKS.register(
         "environment", "agentgym.environments.benchmark:environment", "steps and resets"
     )
+    BENCHMARKS.register("text", "agentgym.environments.text.benchmark:text", "the text games")

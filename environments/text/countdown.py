@@ -245,7 +245,7 @@ class CountdownEnv(TextGame):
             value = evaluate(answer, python=True)[0]
         except FormulaError as error:
             return f"No formula: {error}"
-        return "" if abs(value - self.target) < 1e-5 else f"The value is {value}."
+        return "" if -1e-5 < value - self.target < 1e-5 else f"The value is {value}."
 
     def _show(self) -> str:
         if self.mode == "original":

@@ -260,7 +260,7 @@ def _values(numbers: Hand) -> Values:
     """All values of formulas of all these numbers."""
     if len(numbers) == 1:
         return frozenset([Fraction(numbers[0])])
-    made = set()
+    made = set[Fraction]()
     for part, rest in _halves(numbers):
         for a in _values(part):
             for b in _values(rest):

@@ -22,7 +22,7 @@ from agentgym.environments.text.points24_solver import (
     write_on,
 )
 
-HANDS = list(combinations_with_replacement(range(1, 11), 4))
+HANDS: list[Hand] = list(combinations_with_replacement(range(1, 11), 4))
 SOLVABLE = [hand for hand in HANDS if can_make(Fraction(24), hand)]
 
 
