@@ -333,6 +333,47 @@ def train(
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    arms: Annotated[
+        list[str],
+        typer.Option("--arm", "-a", help="A trainer, or 'name: key=value; ...'; repeatable."),
+    ],
+    seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 5,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="key=value for every arm; repeatable.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Where the runs go.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run methods over seeds and compare them at equal environment turns; goes on where it was."""
+    from agentgym import compare as comparing
+    from agentgym.progress import Progress
+
+    where = folder or paths.runs() / f"compare-{Path(recipe).stem}"
+    with Progress() as progress:
+        result = comparing.compare(
+            recipe,
+            [comparing.read_arm(arm) for arm in arms],
+            where,
+            seeds=range(seeds),
+            overrides=overrides or (),
+            progress=progress,
+            on_run=lambda name: err.print(_plain(name), style="bold"),
+        )
+    if as_json:
+        out.print_json(json.dumps(result.to_json()))
+        return
+    table = Table("method", "after", "against the first", "training, end", "training, mean")
+    for arm in result.arms:
+        parts = (arm.final, arm.difference, arm.at_budget, arm.area)
+        cells = ["-" if e is None else f"{e.mean:.0%} {e.low:.0%}..{e.high:.0%}" for e in parts]
+        table.add_row(arm.name, *cells)
+    out.print(table)
+    out.print(f"comparison: {where / comparing.PAGE}", highlight=False, soft_wrap=True)
+
+
 def _same_recipe(saved: Any, given: Any, where: Path) -> None:
     if saved != given:
         raise ConfigError(

@@ -1,0 +1,123 @@
+"""Methods over seeds, at equal environment turns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.testing import assert_allclose
+
+from agentgym import compare as comparing
+from agentgym.compare import Arm, Estimate, compare, read_arm, summarise, write
+from agentgym.errors import ConfigError
+from agentgym.metrics import MetricsWriter
+
+
+def finished(folder: Path, curve: list[tuple[float, float]], final: float) -> None:
+    """A run's metrics: (turns of the iteration, success)."""
+    with MetricsWriter(folder, ("jsonl",), name="run") as writer:
+        writer.write({"phase": "eval-before", "success": 0.0, "turns": 7.0})
+        for i, (turns, success) in enumerate(curve, start=1):
+            writer.write({"phase": f"iteration-{i}", "success": success, "turns": turns})
+            writer.write({"phase": f"update-{i}", "loss": 1.0})
+        writer.write({"phase": "eval-after", "success": final, "turns": 7.0})
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed, (slow, fast) in enumerate([(0.2, 0.8), (0.4, 0.6), (0.3, 0.7)]):
+        finished(tmp_path / "slow" / f"seed-{seed}", [(100, 0.0), (100, slow)], slow)
+        # twice as long episodes: the same number of episodes must not count as the same effort
+        finished(tmp_path / "fast-one" / f"seed-{seed}", [(200, 0.0), (200, fast)], fast)
+    return tmp_path
+
+
+def test_curves_are_read_at_equal_turns(runs: Path) -> None:
+    result = summarise("toy", runs, ["slow", "fast one"], range(3))
+    assert result.budget == 200
+    slow, fast = result.arms
+    assert slow.final.mean == pytest.approx(0.3)
+    assert 0.19 < slow.final.low < 0.3 < slow.final.high < 0.41
+    assert slow.difference is None
+    assert fast.difference is not None
+    assert fast.difference.mean == pytest.approx(0.4)
+    assert slow.at_budget.mean == pytest.approx(0.3)
+    # after 200 turns it is half way from 0 (at 100) to its success (at 300)
+    assert fast.at_budget.mean == pytest.approx(0.35)
+    assert [e.mean for e in slow.curve][:2] == [0.0, 0.0]
+    assert len(slow.curve) == comparing.POINTS
+    assert slow.area.mean == pytest.approx(sum(e.mean for e in slow.curve) / comparing.POINTS)
+
+
+def test_what_is_written_can_be_read(runs: Path) -> None:
+    result = summarise("<toy>", runs, ["slow", "fast one"], range(3))
+    page = write(result, runs).read_text()
+    assert "&lt;toy&gt;" in page
+    assert page.count("<polyline") == page.count("<polygon") == 2
+    assert json.loads((runs / comparing.SUMMARY).read_text())["budget"] == 200
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert Estimate.of([0.5]) == Estimate(0.5, 0.5, 0.5)
+    assert_allclose(Estimate.of([0.2, 0.4]).mean, 0.3)
+
+
+def test_runs_without_training_are_told(tmp_path: Path) -> None:
+    finished(tmp_path / "a" / "seed-0", [], 0.5)
+    with pytest.raises(ConfigError, match="no training episodes"):
+        summarise("toy", tmp_path, ["a"], [0])
+
+
+@pytest.mark.parametrize("text", ["", "a/b", "name:", "name: trainer", ": x=1"])
+def test_arms_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_arm(text)
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "told"),
+    [
+        (["rloo"], [0], "two arms"),
+        (["rloo", "rloo"], [0], "two arms"),
+        (["rloo", "grpo"], [], "seeds"),
+        (["rloo", "grpo"], [1, 1], "seeds"),
+        (["rloo", "x: no.such=1"], [0], "no"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    tmp_path: Path, arms: list[str], seeds: list[int], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        compare("demo", [read_arm(a) for a in arms], tmp_path / "out", seeds=seeds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_runs_are_finished_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "maze.toml"
+    recipe.write_text(
+        "\n".join(
+            [
+                'name = "maze"',
+                "iterations = 2",
+                "episodes_per_task = 4",
+                "group_size = 2",
+                "model = {name = 'tiny', dtype = 'float32'}",
+                "tasks = {env_ids = ['agentgym/maze-v0']}",
+                "env = {layout = 'umaze'}",
+                "context = {max_tokens = 1200, history = 'window', instructions = 'Go.'}",
+                "sampling = {max_tokens = 4}",
+                "rollout = {max_turns = 2}",
+                "evaluation = {episodes_per_task = 2}",
+            ]
+        )
+    )
+    arms = [Arm("plain", ('trainer="reinforce"',)), read_arm("rloo")]
+    told: list[str] = []
+    options: Any = {"seeds": [0, 1], "on_run": told.append}
+    first = compare(str(recipe), arms, tmp_path / "out", **options)
+    assert told == ["plain, seed 0", "plain, seed 1", "rloo, seed 0", "rloo, seed 1"]
+    assert first.budget == 16
+    monkeypatch.setattr("agentgym.run.Run._do", None)  # nothing may run a second time
+    assert compare(str(recipe), arms, tmp_path / "out", **options) == first
+    with pytest.raises(ConfigError, match="other settings"):
+        compare(str(recipe), arms, tmp_path / "out", **options, overrides=["iterations=3"])
