@@ -8,6 +8,9 @@ import torch.nn.functional as F
 
 from agentgym.inference.pages import PAGE, PagePool
 
+_MATMUL_SCORES = 1 << 24
+"""Most scores that a row of several tokens computes by plain products, which on a CPU takes about
+0.6 times as long as SDPA; more would take too much memory."""
 _DENSE = 0.7
 """Pages are read in place if the span they lie in holds at least this part of them."""
 _RAGGED = 1.6
@@ -126,21 +129,31 @@ class _Prefill:
         columns = torch.arange(len(self._pages) * PAGE, device=device)
         rows = torch.arange(span.past, span.past + span.new, device=device)
         self._visible = columns <= rows[:, None]  # (new, columns)
+        self._bias = torch.where(self._visible, 0.0, float("-inf"))
+        self._on_cpu = device.type == "cpu"
 
     def attend(self, memory: torch.Tensor, queries: torch.Tensor, scale: float) -> torch.Tensor:
         """(new, Hq * D) of (new, Hq, D)."""
         new, query_heads, width = queries.shape
+        heads = memory.shape[2]
         found = memory.index_select(1, self._pages)  # (2, P, H, PAGE, D)
-        keys, values = found.transpose(1, 2).reshape(2, 1, memory.shape[2], -1, width)
-        seen = F.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None],
-            keys,
-            values,
-            attn_mask=self._visible,
-            scale=scale,
-            enable_gqa=query_heads != memory.shape[2],
-        )
-        return seen[0].transpose(0, 1).reshape(new, -1)
+        keys, values = found.transpose(1, 2).reshape(2, heads, -1, width)
+        if not self._on_cpu or query_heads * self._bias.numel() > _MATMUL_SCORES:
+            seen = F.scaled_dot_product_attention(
+                queries.transpose(0, 1)[None],
+                keys[None],
+                values[None],
+                attn_mask=self._visible,
+                scale=scale,
+                enable_gqa=query_heads != heads,
+            )
+            return seen[0].transpose(0, 1).reshape(new, -1)
+        grouped = queries.view(new, heads, -1, width).permute(1, 2, 0, 3)
+        scores = torch.bmm(grouped.reshape(heads, -1, width), keys.transpose(1, 2))
+        scores = scores.view(heads, -1, *self._bias.shape)  # (H, G, new, columns)
+        weights = torch.add(self._bias, scores, alpha=scale).softmax(dim=-1).to(keys.dtype)
+        mixed = torch.bmm(weights.view(heads, -1, weights.shape[-1]), values)
+        return mixed.view(heads, -1, new, width).permute(2, 0, 1, 3).reshape(new, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +164,9 @@ class _Cluster:
     trunk: torch.Tensor | None
     """(S,) pages."""
     table: torch.Tensor
-    """(R * P,) for each row its pages, as indices among the step's pages; padded with 0."""
+    """(R * P,) for each row its pages, as indices among the step's pages; padded with the first."""
+    sums: torch.Tensor
+    """(R * P,) the same, padded with the index after the last page."""
     bias: torch.Tensor
     """(R, P, 1, PAGE) float32: 0 where there is a token, else -inf."""
 
@@ -177,18 +192,16 @@ class _Decode:
             owner[[place[page] for page in span.pages]] = row
         self._clusters: list[_Cluster] = []
         back = torch.zeros(width, dtype=torch.long)
-        self._sum = torch.zeros(len(spans), width, dtype=pool.memory.dtype)
         offset = 0
         for rows in _clusters(spans):
             members = spans[rows]
             longest = len(members[0].pages)
-            table = torch.zeros(len(members), longest, dtype=torch.long)
+            table = torch.full((len(members), longest), width)
             lengths = torch.tensor([s.past + 1 - PAGE * len(s.trunk) for s in members])
             for index, span in enumerate(members):
                 slots = torch.tensor([place[page] for page in span.pages])
                 table[index, : len(slots)] = slots
                 back[slots] = offset + index * longest + torch.arange(len(slots))
-                self._sum[rows.start + index, slots] = 1
             filled = torch.arange(longest * PAGE) < lengths[:, None]
             bias = torch.where(filled, 0.0, float("-inf")).view(len(members), longest, 1, PAGE)
             trunk = members[0].trunk
@@ -196,14 +209,14 @@ class _Decode:
                 _Cluster(
                     rows=rows,
                     trunk=torch.tensor(trunk, device=device) if trunk else None,
-                    table=table.view(-1).to(device),
+                    table=table.view(-1).masked_fill(table.view(-1) == width, 0).to(device),
+                    sums=table.view(-1).to(device),
                     bias=bias.to(device),
                 )
             )
             offset += table.numel()
         self._owner = owner.to(device)
         self._back = back.to(device)
-        self._sum = self._sum.to(device)
 
     def attend(self, memory: torch.Tensor, queries: torch.Tensor, scale: float) -> torch.Tensor:
         """(B, Hq * D) of (B, Hq, D)."""
@@ -237,8 +250,18 @@ class _Decode:
             weights.append(own.to(keys.dtype).reshape(-1, query_heads * PAGE))
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         weight = weight.index_select(0, self._back).view(count * heads, -1, PAGE)
-        mixed = torch.bmm(weight, values.reshape(-1, PAGE, width)).view(count, -1)
-        out = self._sum @ mixed
+        mixed = queries.new_empty(count + 1, query_heads * width)
+        mixed[count] = 0  # what padding adds
+        torch.bmm(
+            weight,
+            values.reshape(-1, PAGE, width),
+            out=mixed[:count].view(count * heads, -1, width),
+        )
+        parts = [
+            mixed.index_select(0, cluster.sums).view(*cluster.bias.shape[:2], -1).sum(dim=1)
+            for cluster in self._clusters
+        ]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
         for where, part in trunks:
             out[where] += part
         return out

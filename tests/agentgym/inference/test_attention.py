@@ -77,9 +77,13 @@ def test_single_tokens_come_first_by_trunk_and_length() -> None:
     assert in_order(spans) == [3, 2, 1, 0]
 
 
+@pytest.mark.parametrize("scores", [0, 1 << 24], ids=["sdpa", "matmul"])
 @pytest.mark.parametrize("pages", [[(0, 1), (2,), (3, 4, 5)], [(40, 3), (17,), (9, 60, 1)]])
-def test_prefill_then_single_tokens_then_both(pages: list[tuple[int, ...]]) -> None:
+def test_prefill_then_single_tokens_then_both(
+    pages: list[tuple[int, ...]], scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dense pages are read in place, scattered ones are gathered; the results are the same."""
+    monkeypatch.setattr(attention, "_MATMUL_SCORES", scores)
     texts = Texts([50, 20, 90], pages)
     everyone = [0, 1, 2]
     texts.check([Span(0, n, (), p) for n, p in zip((33, 10, 64), pages, strict=True)], everyone)
