@@ -8,13 +8,22 @@ from typing import Annotated, Any
 
 import gymnasium as gym
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 import agentgym
 from agentgym import paths
 from agentgym.errors import AgentGymError, ConfigError
+from agentgym.tables import (
+    err,
+    out,
+    plain,
+    show_benchmark,
+    show_comparison,
+    show_dataset,
+    show_evaluation,
+    show_validation,
+    whole,
+)
 
 app = typer.Typer(
     name="agentgym",
@@ -25,8 +34,6 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Offline datasets.", no_args_is_help=True)
 app.add_typer(data, name="data")
-out = Console()
-err = Console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ModelOption = Annotated[
@@ -52,20 +59,11 @@ def main() -> None:
     try:
         app()
     except AgentGymError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        err.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _whole(header: str) -> Column:
-    """A column that is never cut: names that a reader wants to copy."""
-    return Column(header, no_wrap=True)
 
 
 def _version(show: bool) -> None:
@@ -101,7 +99,7 @@ def envs(
     if as_json:
         out.print_json(json.dumps(rows))
         return
-    table = Table(_whole("id"), "turn limit", "made by", title=f"{len(rows)} environments")
+    table = Table(whole("id"), "turn limit", "made by", title=f"{len(rows)} environments")
     for row in rows:
         table.add_row(str(row["id"]), str(row["max_episode_steps"] or "-"), str(row["entry_point"]))
     out.print(table)
@@ -128,15 +126,15 @@ def play(
         observation, _ = world.reset(seed=seed)
         actions = world.get_wrapper_attr("action_set")
         syntax = world.get_wrapper_attr("action_syntax")
-        out.print(f"[bold]{_plain(observation['goal'])}[/]\n\n{_plain(actions.describe(syntax))}")
+        out.print(f"[bold]{plain(observation['goal'])}[/]\n\n{plain(actions.describe(syntax))}")
         total, over = 0.0, False
         while not over:
             if screenshot is not None:
                 picture = encode_image(observation["image"]).data
                 screenshot.write_bytes(picture or b"")
-            out.print(f"\n{_plain(observation['text'])}", highlight=False)
+            out.print(f"\n{plain(observation['text'])}", highlight=False)
             if observation["error"]:
-                out.print(f"[red]{_plain(observation['error'])}[/]", highlight=False)
+                out.print(f"[red]{plain(observation['error'])}[/]", highlight=False)
             try:
                 text = out.input("[bold cyan]> [/]")
             except EOFError:
@@ -145,7 +143,7 @@ def play(
                 break
             if not text.strip() and world.get_wrapper_attr("has_oracle"):
                 text = world.get_wrapper_attr("oracle_action")()
-                out.print(f"[dim]{_plain(text)}[/]", highlight=False)
+                out.print(f"[dim]{plain(text)}[/]", highlight=False)
             observation, reward, terminated, truncated, info = world.step(text)
             total += float(reward)
             over = terminated or truncated
@@ -253,34 +251,7 @@ def _episodes(
         )
     if kept is not None:
         kept.close()
-    _show_evaluation(summarise(trajectories).to_json(), as_json)
-
-
-def _show_evaluation(evaluation: dict[str, Any], as_json: bool, title: str = "") -> None:
-    if as_json:
-        out.print_json(json.dumps(evaluation))
-        return
-    table = Table(
-        _whole("task"), "success", "95 % interval", "episodes", "unscored", "turns", title=title
-    )
-    for name, r in evaluation["tasks"].items():
-        rate = f"{r['successes'] / r['episodes']:.0%}" if r["episodes"] else "-"
-        table.add_row(
-            name.removeprefix("agentgym/"),
-            rate,
-            f"{r['low']:.0%} to {r['high']:.0%}",
-            str(r["episodes"]),
-            str(r["unscored"]),
-            f"{r['mean_turns']:.1f}",
-        )
-    table.add_section()
-    table.add_row(
-        "mean over tasks",
-        f"{evaluation['mean']:.0%}",
-        f"{evaluation['low']:.0%} to {evaluation['high']:.0%}",
-        *[""] * 3,
-    )
-    out.print(table)
+    show_evaluation(summarise(trajectories).to_json(), as_json)
 
 
 @app.command()
@@ -308,7 +279,7 @@ def train(
     if show:
         table = Table("key", "type", "default", "meaning")
         for key in config.describe(Recipe):
-            table.add_row(*(_plain(str(part)) for part in key))
+            table.add_row(*(plain(str(part)) for part in key))
         out.print(table)
         return
     plan = load_recipe(recipe, overrides or ())
@@ -329,7 +300,7 @@ def train(
         page = write_report(where)
     for name in ("before", "after"):
         if name in summary["evaluations"]:
-            _show_evaluation(summary["evaluations"][name], False, f"success {name} training")
+            show_evaluation(summary["evaluations"][name], False, f"success {name} training")
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -360,17 +331,12 @@ def compare(
             seeds=range(seeds),
             overrides=overrides or (),
             progress=progress,
-            on_run=lambda name: err.print(_plain(name), style="bold"),
+            on_run=lambda name: err.print(plain(name), style="bold"),
         )
     if as_json:
         out.print_json(json.dumps(result.to_json()))
         return
-    table = Table("method", "after", "against the first", "training, end", "training, mean")
-    for arm in result.arms:
-        parts = (arm.final, arm.difference, arm.at_budget, arm.area)
-        cells = ["-" if e is None else f"{e.mean:.0%} {e.low:.0%}..{e.high:.0%}" for e in parts]
-        table.add_row(arm.name, *cells)
-    out.print(table)
+    show_comparison(result)
     out.print(f"comparison: {where / comparing.PAGE}", highlight=False, soft_wrap=True)
 
 
@@ -440,7 +406,7 @@ def make_data(
     began = time.perf_counter()
     with Progress() as progress:
         reports = make_dataset(plan, folder, tokenizer=tokenizer, progress=progress)
-    _show_dataset(reports, as_json, f"{folder}, {time.perf_counter() - began:.1f} s")
+    show_dataset(reports, as_json, f"{folder}, {time.perf_counter() - began:.1f} s")
 
 
 @data.command("show")
@@ -450,27 +416,7 @@ def show_data(
     """Say how the episodes of a dataset went, by quality."""
     from agentgym.datasets import summarise
 
-    _show_dataset(summarise(folder), as_json, str(folder))
-
-
-def _show_dataset(reports: Any, as_json: bool, title: str) -> None:
-    import dataclasses
-
-    if as_json:
-        out.print_json(json.dumps({n: dataclasses.asdict(r) for n, r in reports.items()}))
-        return
-    table = Table("quality", "episodes", "success", "unscored", "return", "turns", title=title)
-    for name, r in reports.items():
-        scored = r.episodes - r.unscored
-        table.add_row(
-            name,
-            str(r.episodes),
-            f"{r.successes / scored:.0%}" if scored else "-",
-            str(r.unscored),
-            f"{r.mean_return:.2f}",
-            f"{r.mean_turns:.1f}",
-        )
-    out.print(table)
+    show_dataset(summarise(folder), as_json, str(folder))
 
 
 @app.command("validate")
@@ -496,30 +442,9 @@ def validate_environments(
         rows = [one.to_json() for one in found]
         out.print_json(json.dumps({"environments": rows, "skipped": skipped}))
     else:
-        _show_validation(found, skipped)
+        show_validation(found, skipped)
     if not all(one.sound for one in found):
         raise typer.Exit(1)
-
-
-def _show_validation(found: Any, skipped: dict[str, str]) -> None:
-    table = Table(
-        _whole("environment"), "oracle", "random", "hostile", "sound", box=box.SIMPLE_HEAD
-    )
-    for one in found:
-        cells = []
-        for agent in ("oracle", "random", "hostile"):
-            r = one.rates.get(agent)
-            shown = f"{r.successes}/{r.episodes} ({r.low:.0%} to {r.high:.0%})" if r else "-"
-            cells.append(shown)
-        sound = "[green]yes[/]" if one.sound else "[bold red]no[/]"
-        table.add_row(one.env_id.removeprefix("agentgym/"), *cells, sound)
-    wide = out if out.is_terminal else Console(width=150)
-    wide.print(table)
-    for one in found:
-        for problem in one.problems:
-            out.print(f"[red]{one.env_id}[/]: {_plain(problem)}", highlight=False)
-    for env_id, why in skipped.items():
-        out.print(f"{env_id} was left out: {_plain(why)}", highlight=False)
 
 
 @app.command()
@@ -551,7 +476,7 @@ def bench(
             result = run_benchmark(name, quick=quick, env_ids=ids, model=model, progress=progress)
         results.append(result)
         if not as_json:
-            _show_benchmark(result)
+            show_benchmark(result)
     if as_json:
         out.print_json(json.dumps([r.to_json() for r in results]))
 
@@ -596,32 +521,6 @@ def serve(
         max_body=max_body,
         max_queue=max_queue,
     )
-
-
-def _show_benchmark(result: Any) -> None:
-    table = Table(title=result.title, box=box.SIMPLE_HEAD)
-    for key, header in result.columns.items():
-        words = key in ("case", "side")
-        table.add_column(header, justify="left" if words else "right", no_wrap=words)
-    last = None
-    for row in result.rows:
-        shown = {**row, "case": row["case"] if row["case"] != last else ""}
-        table.add_row(*(_cell(key, shown.get(key)) for key in result.columns))
-        last = row["case"]
-    # Without a terminal Rich assumes 80 columns, too few for a table of this kind.
-    wide = out if out.is_terminal else Console(width=150)
-    wide.print(table)
-    wide.print(_plain(result.note), highlight=False, style="dim")
-
-
-def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, int | float):
-        return _plain(str(value))
-    if key.endswith("_share"):
-        return f"{value:.0%}"
-    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _keywords(pairs: list[str] | None) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""What the command line prints: its consoles and tables."""
+
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def plain(text: str) -> str:
+    """Text that Rich prints as it is."""
+    return text.replace("[", r"\[")
+
+
+def whole(header: str) -> Column:
+    """A column that is never cut: names that a reader wants to copy."""
+    return Column(header, no_wrap=True)
+
+
+def show_evaluation(evaluation: dict[str, Any], as_json: bool, title: str = "") -> None:
+    """Success by task with intervals, of `Evaluation.to_json`."""
+    if as_json:
+        out.print_json(json.dumps(evaluation))
+        return
+    table = Table(
+        whole("task"), "success", "95 % interval", "episodes", "unscored", "turns", title=title
+    )
+    for name, r in evaluation["tasks"].items():
+        rate = f"{r['successes'] / r['episodes']:.0%}" if r["episodes"] else "-"
+        table.add_row(
+            name.removeprefix("agentgym/"),
+            rate,
+            f"{r['low']:.0%} to {r['high']:.0%}",
+            str(r["episodes"]),
+            str(r["unscored"]),
+            f"{r['mean_turns']:.1f}",
+        )
+    table.add_section()
+    table.add_row(
+        "mean over tasks",
+        f"{evaluation['mean']:.0%}",
+        f"{evaluation['low']:.0%} to {evaluation['high']:.0%}",
+        *[""] * 3,
+    )
+    out.print(table)
+
+
+def show_dataset(reports: Any, as_json: bool, title: str) -> None:
+    """What a dataset holds, of each quality."""
+    import dataclasses
+
+    if as_json:
+        out.print_json(json.dumps({n: dataclasses.asdict(r) for n, r in reports.items()}))
+        return
+    table = Table("quality", "episodes", "success", "unscored", "return", "turns", title=title)
+    for name, r in reports.items():
+        scored = r.episodes - r.unscored
+        table.add_row(
+            name,
+            str(r.episodes),
+            f"{r.successes / scored:.0%}" if scored else "-",
+            str(r.unscored),
+            f"{r.mean_return:.2f}",
+            f"{r.mean_turns:.1f}",
+        )
+    out.print(table)
+
+
+def show_validation(found: Any, skipped: dict[str, str]) -> None:
+    """How scripted experts, random and meaningless actions fare."""
+    table = Table(whole("environment"), "oracle", "random", "hostile", "sound", box=box.SIMPLE_HEAD)
+    for one in found:
+        cells = []
+        for agent in ("oracle", "random", "hostile"):
+            r = one.rates.get(agent)
+            shown = f"{r.successes}/{r.episodes} ({r.low:.0%} to {r.high:.0%})" if r else "-"
+            cells.append(shown)
+        sound = "[green]yes[/]" if one.sound else "[bold red]no[/]"
+        table.add_row(one.env_id.removeprefix("agentgym/"), *cells, sound)
+    wide = out if out.is_terminal else Console(width=150)
+    wide.print(table)
+    for one in found:
+        for problem in one.problems:
+            out.print(f"[red]{one.env_id}[/]: {plain(problem)}", highlight=False)
+    for env_id, why in skipped.items():
+        out.print(f"{env_id} was left out: {plain(why)}", highlight=False)
+
+
+def show_benchmark(result: Any) -> None:
+    """A `bench.BenchmarkResult`."""
+    table = Table(title=result.title, box=box.SIMPLE_HEAD)
+    for key, header in result.columns.items():
+        words = key in ("case", "side")
+        table.add_column(header, justify="left" if words else "right", no_wrap=words)
+    last = None
+    for row in result.rows:
+        shown = {**row, "case": row["case"] if row["case"] != last else ""}
+        table.add_row(*(_cell(key, shown.get(key)) for key in result.columns))
+        last = row["case"]
+    # Without a terminal Rich assumes 80 columns, too few for a table of this kind.
+    wide = out if out.is_terminal else Console(width=150)
+    wide.print(table)
+    wide.print(plain(result.note), highlight=False, style="dim")
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, int | float):
+        return plain(str(value))
+    if key.endswith("_share"):
+        return f"{value:.0%}"
+    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def show_comparison(result: Any) -> None:
+    """A `compare.Comparison`."""
+    table = Table(whole("method"), "after", "against the first", "training, end", "training, mean")
+    for arm in result.arms:
+        parts = (arm.final, arm.difference, arm.at_budget, arm.area)
+        cells = ["-" if e is None else f"{e.mean:.0%} {e.low:.0%}..{e.high:.0%}" for e in parts]
+        table.add_row(arm.name, *cells)
+    out.print(table)
