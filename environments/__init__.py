@@ -48,6 +48,8 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("points24.original", "points24", "Points24Env", {"mode": "original"}, 300),
     ("household", "household", "HouseholdEnv", {}, 50),
     ("household.original", "household", "HouseholdEnv", {"mode": "original"}, 50),
+    ("text_nav", "text_nav", "TextNavEnv", {}, 15),
+    ("text_nav.original", "text_nav", "TextNavEnv", {"mode": "original"}, 15),
 )
 
 

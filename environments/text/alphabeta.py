@@ -1,6 +1,6 @@
 """Alpha-beta search over any game of two players without chance or hidden things."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +43,12 @@ class Position(Protocol):
 
 
 def best_move(
-    position: Position, depth: int, rng: np.random.Generator | None = None, *, quiet: int = 0
+    position: Position,
+    depth: int,
+    rng: np.random.Generator | None = None,
+    *,
+    quiet: int = 0,
+    drawn: Collection[Hashable] = (),
 ) -> Any:
     """The move with the best value, searched to a fixed depth.
 
@@ -54,13 +59,18 @@ def best_move(
         depth: moves looked ahead, at least 1.
         rng: chooses among moves of equal value; without it the first of them is taken.
         quiet: moves looked further ahead where they are `noisy`.
+        drawn: keys of positions that are worth no more than a draw, such as repetitions.
     """
     moves = list(position.moves())
     if rng is not None:
         moves = [moves[i] for i in rng.permutation(len(moves))]
     best, value = moves[0], -2 * WON
     for move in moves:
-        found = -_value(position.after(move), depth - 1, -2 * WON, -value, quiet)
+        after = position.after(move)
+        if drawn and after.key() in drawn:
+            found = 0.0
+        else:
+            found = -_value(after, depth - 1, -2 * WON, -value, quiet)
         if found > value:
             best, value = move, found
     return best

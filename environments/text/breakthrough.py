@@ -149,6 +149,13 @@ def _mcts(position: Position, rng: np.random.Generator) -> str:
     return str(mcts.best_move(position, _PLAYOUTS, rng))
 
 
+_ENGINES: Mapping[str, Engine] = {
+    "random": random_engine,
+    "alphabeta": _alphabeta,
+    "mcts": _mcts,
+}
+
+
 class BreakthroughEnv(TwoPlayerGame):
     """Breakthrough on five by five cells.
 
@@ -195,11 +202,7 @@ class BreakthroughEnv(TwoPlayerGame):
 
     actions: ClassVar = [move]
     roles: ClassVar = ("black", "white")
-    opponents: ClassVar[Mapping[str, Engine]] = {
-        "random": random_engine,
-        "alphabeta": _alphabeta,
-        "mcts": _mcts,
-    }
+    opponents: ClassVar = tuple(_ENGINES)
 
     def start(self, options: Mapping[str, Any]) -> Board:
         """Two rows of pawns each, or the position of the options."""
@@ -230,6 +233,10 @@ class BreakthroughEnv(TwoPlayerGame):
             "diagonally ahead. Black (b) begins and moves down, white (w) moves up. Reach the last "
             "row or capture all pawns to win."
         )
+
+    def engine(self, name: str) -> Engine:
+        """How a named opponent chooses."""
+        return _ENGINES[name]
 
     def find(self, text: str) -> Any:
         """The possible move of these two cells."""

@@ -120,6 +120,13 @@ def _mcts(position: Position, rng: np.random.Generator) -> str:
     return str(mcts_move(position, _PLAYOUTS, rng))
 
 
+_ENGINES: Mapping[str, Engine] = {
+    "random": random_engine,
+    "minimax": minimax,
+    "mcts": _mcts,
+}
+
+
 class TicTacToeEnv(TwoPlayerGame):
     """Tic-tac-toe on three by three cells.
 
@@ -161,11 +168,7 @@ class TicTacToeEnv(TwoPlayerGame):
 
     actions: ClassVar = [place]
     roles: ClassVar = ("O", "X")
-    opponents: ClassVar[Mapping[str, Engine]] = {
-        "random": random_engine,
-        "minimax": minimax,
-        "mcts": _mcts,
-    }
+    opponents: ClassVar = tuple(_ENGINES)
 
     def start(self, options: Mapping[str, Any]) -> Board:
         """An empty board or the position of the options."""
@@ -191,6 +194,10 @@ class TicTacToeEnv(TwoPlayerGame):
             "Tic-tac-toe: O and X in turn put their mark on a free cell, O begins. Three equal "
             "marks in a row, column or diagonal win."
         )
+
+    def engine(self, name: str) -> Engine:
+        """How a named opponent chooses."""
+        return _ENGINES[name]
 
     def describe(self) -> str:
         """The board and, when fixed, what happened last and whose turn it is."""

@@ -1,6 +1,6 @@
 """The base of games for two: sides, whose turn it is, opponents, self-play."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,9 +29,10 @@ def random_engine(position: Position, rng: np.random.Generator) -> Any:
 class TwoPlayerGame(TextGame):
     """A game of two sides that move in turn, both seeing everything.
 
-    A game names its `roles` (who begins comes first) and its `opponents`, and says what the
-    start, the texts and the moves are: `start`, `read_position`, `describe`, and where a move's
-    text is not the move itself, `find` and `name`.
+    A game names its `roles` (who begins comes first) and its `opponents` (and by `engine` how they
+    choose), and says what the start, the texts and the moves are: `start`, `read_position`,
+    `write_position`, `describe`, and where a move's text is not the move itself, `find`, `name`
+    and `legal`.
 
     The agent has one role and the opponent the other. An opponent is the name of one of
     `opponents`, or any `players.Player`: it is shown what the agent would be shown, answers with a
@@ -50,7 +51,7 @@ class TwoPlayerGame(TextGame):
     """
 
     roles: ClassVar[tuple[str, str]]
-    opponents: ClassVar[Mapping[str, Engine]] = {"random": random_engine}
+    opponents: ClassVar[Collection[str]] = ("random",)
     extra_options: ClassVar[tuple[str, ...]] = ("position",)
 
     def __init__(
@@ -89,6 +90,10 @@ class TwoPlayerGame(TextGame):
         """The text for the role whose turn it is."""
         raise NotImplementedError
 
+    def engine(self, name: str) -> Engine:
+        """How one of the `opponents` chooses."""
+        return random_engine
+
     def find(self, text: str) -> Any:
         """The possible move that a text means, or None."""
         return text if text in self.position.moves() else None
@@ -96,6 +101,10 @@ class TwoPlayerGame(TextGame):
     def name(self, move: Any) -> str:
         """A possible move as text."""
         return str(move)
+
+    def advance(self, move: Any) -> Any:
+        """The position after a possible move of the game itself."""
+        return self.position.after(move)
 
     def legal(self) -> Sequence[str]:
         """The texts of all possible moves."""
@@ -141,7 +150,7 @@ class TwoPlayerGame(TextGame):
             return self.unreadable(self.refusal(text))
         actor, before = self.position.turn, (self.position, self.moved)
         self.moved = self.name(move)
-        self.position = self.position.after(move)
+        self.position = self.advance(move)
         try:
             if not self.self_play and self.position.result() is None:
                 self._reply()
@@ -185,7 +194,7 @@ class TwoPlayerGame(TextGame):
     def _reply(self) -> None:
         """The opponent's move."""
         if isinstance(self._opponent, str):
-            move = self.opponents[self._opponent](self.position, self.np_random)
+            move = self.engine(self._opponent)(self.position, self.np_random)
         else:
             turn = PlayerTurn(
                 role=self.role,
@@ -199,7 +208,7 @@ class TwoPlayerGame(TextGame):
             )
             move = ask(self._opponent, turn, self._last_line)
         self.moved = self.name(move)
-        self.position = self.position.after(move)
+        self.position = self.advance(move)
 
     def _last_line(self, text: str) -> Any:
         reading = self.action_set.read(text, "text")
