@@ -181,7 +181,7 @@ def _enough(env: Env, limit: int, seconds: float) -> int:
 
 
 def _against_itself(env: Env, bare: Env, limit: int, seconds: float) -> Mapping[str, Side]:
-    """Two environments of a kind, with seeds of their own: neither finds the other's caches warm."""
+    """Two environments of a kind, each with its own seeds: nobody finds another's caches warm."""
     steps = _enough(env, limit, seconds)
 
     def side(player: Env, first: int, repetition: int) -> Measurement:

@@ -206,6 +206,33 @@ def test_transcripts_do_not_depend_on_the_hash_seed() -> None:
     assert printed[0] == printed[1]
 
 
+def test_the_readmes_example_is_an_environment() -> None:
+    """What it teaches passes the checks that it promises."""
+    readme = (Path(__file__).parents[2] / "environments" / "README.md").read_text("utf-8")
+    (code,) = [part for part in readme.split("```") if "class GuessNumberEnv" in part]
+    module: dict[str, Any] = {"__name__": "guess_number"}
+    exec(code.removeprefix("python"), module)
+    world = module["GuessNumberEnv"]()
+    check_env(world, skip_render_check=True)  # which wants a spec
+    for seed in range(20):
+        world.reset(seed=seed)
+        snapshot, rewards = world.snapshot(), []
+        for _ in range(2):
+            world.restore(snapshot)
+            rewards.append(0.0)
+            turns, terminated = 0, False
+            while not terminated:
+                action = world.oracle_action()
+                _, reward, terminated, _, info = world.step(action)
+                rewards[-1] += reward
+                turns += 1
+            assert info["success"] is True
+            assert turns <= 7  # halving 100
+        assert rewards == [1.0, 1.0]
+    world.reset(seed=0)
+    assert world.step("a hundred")[0]["error"] == "Guess a whole number from 1 to 100."
+
+
 # ---- snapshots
 
 
