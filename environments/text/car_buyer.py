@@ -223,7 +223,11 @@ class Talk:
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> "Talk":
         """The inverse of `state`, also after JSON."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in state.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in state.items()
+        }
+        return cls(**fields)
 
     def state(self) -> dict[str, Any]:
         """The fields."""

@@ -335,8 +335,8 @@ class CityTable:
             ]
         among = _AMONG.search(said)
         if among is not None and re.search(r"large|big|popul|cit", said):
-            count = int(_NUMBERS.get(among[1], among[1]))
-            return [city.rank <= count for city in self.cities]
+            first = int(_NUMBERS.get(among[1], among[1]))
+            return [city.rank <= first for city in self.cities]
         limit = _THRESHOLD.search(said)
         if limit is None or not re.search(r"popul|people|inhabitants|residents|million", said):
             return None

@@ -1,7 +1,7 @@
 """agentgym/guess_my_city-v0: find out a city by open questions."""
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 from agentgym.actions import ActionCall
 from agentgym.environments.text.city_table import (
@@ -166,13 +166,14 @@ class GuessMyCityEnv(QuestionGame):
 
     def _published(self, text: str, error: str = "") -> Outcome:
         """The released rules, by which no guess is ever right."""
+        text = text[:MAX_CHARACTERS]
         if not error and not self._table.asks(text):
             error = f"That is no question: {text[:60]!r}"
-        answer = "No." if error else self._ask(text[:MAX_CHARACTERS], self._heard_yes_no)
+        answer = "No." if error else self._ask(text, self._heard_yes_no)
         self.asked += 1
         return Outcome(f"{answer}\n", -1.0, terminated=self.asked >= QUESTIONS, error=error)
 
-    def _ask(self, text: str, heard: Any) -> str:
+    def _ask(self, text: str, heard: Callable[[str], str | None]) -> str:
         city = self._table.cities[self._table.index(self.secrets[self.secret])]
         if self.mode == "original":
             rule = "Write only Yes. or No."
@@ -185,7 +186,7 @@ class GuessMyCityEnv(QuestionGame):
             "You know a secret city, and someone tries to find out which by questions. The city: "
             f"{city.name}, {city.country}. Answer each question truthfully. {rule}"
         )
-        answer: str = ask(self.oracle, self.turn(text, instructions), heard)
+        answer = ask(self.oracle, self.turn(text, instructions), heard)
         if self.mode == "fixed":
             self.left &= self._table.agreeing(text, answer)
         return answer

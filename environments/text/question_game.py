@@ -60,7 +60,7 @@ class QuestionGame(TextGame):
         unknown = sorted(set(options) - {self.noun, "deterministic"})
         if unknown:
             raise ConfigError(f"unknown options {unknown}; known: {self.noun}, deterministic")
-        drawn = self.draw()
+        drawn = self.draw(len(self.secrets))
         self._talk_seed = int(self.np_random.integers(SEED_MAX))
         if self.noun in options:
             name = options[self.noun]
@@ -74,10 +74,6 @@ class QuestionGame(TextGame):
         if self.mode == "original":
             return "Questions:\n"
         return f"Ask your first question. Questions left: {QUESTIONS}."
-
-    def draw(self) -> int:
-        """A random secret."""
-        return int(self.np_random.integers(len(self.secrets)))
 
     def too_long(self, text: str) -> str:
         """What is wrong with the length of a line; empty if nothing is."""

@@ -5,7 +5,12 @@ import re
 from agentgym.actions import ActionCall
 from agentgym.environments.text.game import Outcome
 from agentgym.environments.text.object_table import object_table, tokens
-from agentgym.environments.text.question_game import MAX_WORDS, QUESTIONS, QuestionGame
+from agentgym.environments.text.question_game import (
+    MAX_CHARACTERS,
+    MAX_WORDS,
+    QUESTIONS,
+    QuestionGame,
+)
 from agentgym.players import Player, PlayerTurn, ask
 
 CANNOT_TELL = "I cannot tell."
@@ -155,7 +160,7 @@ class TwentyQuestionsEnv(QuestionGame):
 
     def _published(self, text: str, error: str = "") -> Outcome:
         asked = published_question(text)
-        answer = "No." if asked == _INVALID else self._ask(asked)
+        answer = "No." if asked == _INVALID else self._ask(asked[:MAX_CHARACTERS])
         if asked == _INVALID and not error:
             error = f"The rules allow no such question: {text[:60]!r}"
         self.asked += 1
