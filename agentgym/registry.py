@@ -95,7 +95,7 @@ BACKENDS.register("openai", "agentgym.inference.remote:OpenAIBackend", "OpenAI-c
 BACKENDS.register("vllm", "agentgym.inference.vllm:VLLMBackend", "vLLM, started by this process")
 BACKENDS.register("scripted", "agentgym.inference.scripted:ScriptedBackend", "given answers")
 BENCHMARKS.register("rollout", "agentgym.rollout_benchmark:rollout", "episodes with a model")
-BENCHMARKS.register("inference", "agentgym.inference_benchmark:inference", "growing conversations")
+BENCHMARKS.register("inference", "agentgym.inference.benchmark:inference", "growing conversations")
 
 PLUGIN_GROUP = "agentgym.plugins"
 # Our own families register the same way; named here too so that a checkout that is not installed

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from agentgym import inference_benchmark
 from agentgym.bench import run_benchmark
-from agentgym.inference_benchmark import FULL, QUICK, Work, play
+from agentgym.inference import benchmark
+from agentgym.inference.benchmark import FULL, QUICK, Work, play
 from agentgym.registry import BENCHMARKS
 from agentgym.types import IntArray
 
@@ -46,7 +46,7 @@ def test_full_work_is_what_it_says() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*min_new_tokens.*")
 def test_a_quick_run_measures_every_side() -> None:
-    assert BENCHMARKS.get("inference") is inference_benchmark.inference
+    assert BENCHMARKS.get("inference") is benchmark.inference
     result = run_benchmark("inference", quick=True)
     assert {row["case"] for row in result.rows} == set(QUICK)
     sides = {row["side"] for row in result.rows}
