@@ -56,6 +56,7 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
 def register() -> None:
     """Register every environment id with Gymnasium; imports no environment, may be called again."""
     _register_miniwob()
+    _register_browsing()
     _register_textworld()
     _register_games()
     _register_benchmarks()
@@ -75,6 +76,19 @@ def _register_miniwob() -> None:
             kwargs={"task": task},
             max_episode_steps=10,
         )
+
+
+def _register_browsing() -> None:
+    _register(
+        id="agentgym/web.open-v0",
+        entry_point="agentgym.environments.web.open:OpenWebEnv",
+        max_episode_steps=30,
+    )
+    _register(
+        id="agentgym/webarena-v0",
+        entry_point="agentgym.environments.web.webarena.environment:WebArenaEnv",
+        max_episode_steps=30,
+    )
 
 
 def _register_textworld() -> None:

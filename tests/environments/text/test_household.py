@@ -153,7 +153,7 @@ def test_exactly_what_is_possible_is_admissible(kitchen: HouseholdEnv) -> None:
     ]
 
 
-def test_all_that_is_admissible_works_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_admissible_works_and_nothing_else() -> None:
     env = HouseholdEnv()
     rng = np.random.default_rng(0)
     verbs = Counter[str]()
