@@ -582,6 +582,7 @@
 
   globalThis.agentgym = {
     frame, look, locate, startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
+    listeningElements,
     // Call an element by an id of somebody else's, instead of one of ours.
     adopt(id, element) {
       ids.set(element, id);
