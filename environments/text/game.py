@@ -16,7 +16,12 @@ from agentgym.types import ImageArray, Observation
 SNAPSHOT = 1
 """Version of what `TextGame.snapshot` writes."""
 _REMEMBERED = 10_000
-"""Texts whose form as an action, or whose meaning, is kept."""
+"""Texts of a class and syntax whose form as an action, or whose meaning, is kept."""
+_LONG = 100
+# The same for all games of a class and syntax, of which there may be thousands: kept once.
+_writings: dict[tuple[type, str], dict[str, str]] = {}
+_meanings: dict[tuple[type, str], dict[str, tuple[Reading, dict[str, Any]]]] = {}
+_lists: dict[tuple[type, str, Sequence[str]], list[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,13 @@ class TextGame(AgentEnv):
         self.action_syntax = action_syntax
         self.diagnostics: dict[str, Any] = {}
         self.observation_space = observation_space(image_size=self.image_size if images else None)
-        self._written: dict[str, str] = {}
-        self._readings: dict[str, tuple[Reading, dict[str, Any]]] = {}
+        kind = (type(self), action_syntax)
+        self._written = _writings.setdefault(kind, {})
+        self._readings = _meanings.setdefault(kind, {})
         self._choices = Choices([self.write("?")])
         self.action_space = ActionText(self.action_set, action_syntax, sampler=self._choices)
         self._texts: Sequence[str] = ()
-        self._listed: list[str] = []
+        self._lines: list[str] = []
         self._goal = ""
         self._text = ""
         self._error = ""
@@ -315,9 +321,18 @@ class TextGame(AgentEnv):
         if texts is None:
             texts = self.guesses()
         if texts is not self._texts or not isinstance(texts, tuple):
-            self._texts, self._listed = texts, [self.write(text) for text in texts]
+            self._texts, self._lines = texts, self._list(texts)
         if admissible is not None:
-            info["admissible_actions"] = self._listed.copy()
+            info["admissible_actions"] = self._lines.copy()
         if texts:
-            self._choices.actions = self._listed
+            self._choices.actions = self._lines
         return info
+
+    def _list(self, texts: Sequence[str]) -> list[str]:
+        """The texts as actions; never changed. Long constant lists are shared."""
+        if not isinstance(texts, tuple) or len(texts) < _LONG:
+            return [self.write(text) for text in texts]
+        kind = (type(self), self.action_syntax, texts)
+        if kind not in _lists:
+            _lists[kind] = [self.write(text) for text in texts]
+        return _lists[kind]

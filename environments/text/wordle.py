@@ -80,6 +80,7 @@ class Vocabulary:
 
     def __init__(self, listed: Sequence[str], counted: bool) -> None:
         self.words = tuple(listed)
+        self.spelled = tuple(" ".join(word) for word in self.words)
         self.index = {word: number for number, word in enumerate(self.words)}
         self.counted = counted
         self.everything = (1 << len(self.words)) - 1
@@ -243,7 +244,6 @@ class WordleEnv(TextGame):
         self._allowed = self._vocabulary.index
         if not self._published:
             self._allowed = vocabulary("all", counted=True).index
-        self._spelled = tuple(" ".join(word) for word in self._vocabulary.words)
         self._forget()
 
     def begin(self, options: Mapping[str, Any]) -> str:
@@ -335,7 +335,7 @@ class WordleEnv(TextGame):
 
     def guesses(self) -> Sequence[str]:
         """All targets."""
-        return self._spelled
+        return self._vocabulary.spelled
 
     def key(self) -> str:
         """The guesses with their marks and, if it is fixed, the word."""
