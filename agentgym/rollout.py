@@ -30,6 +30,7 @@ from agentgym.errors import (
     UnknownNameError,
 )
 from agentgym.images import encode_image
+from agentgym.roles import by_role
 from agentgym.seeding import derive
 from agentgym.types import EndReason, Image, Observation, Task, Trajectory, Turn
 from agentgym.workers import Env, EnvPool, EnvWorker
@@ -145,8 +146,10 @@ def collect(
             it raises stops the rollout.
 
     Returns:
-        One trajectory for each task, in order. Those that an environment broke to the last retry
-        have `outcome=None`.
+        One trajectory for each task, in order; where the environment's info names a ``role``, one
+        for each role that acted, each with a conversation of its own and an id such as
+        ``rollout/00001.white`` (see `roles.by_role`). Those that an environment broke to the last
+        retry have `outcome=None`.
 
     Raises:
         UnknownNameError: a task's environment is not registered.
@@ -184,7 +187,7 @@ class _Rollout:
     async def run(
         self, tasks: Sequence[Task], on_trajectory: Callable[[Trajectory], None] | None
     ) -> list[Trajectory]:
-        results: list[Trajectory | None] = [None] * len(tasks)
+        results: list[list[Trajectory]] = [[] for _ in tasks]
         waiting = deque(enumerate(tasks))
         slots = min(self.config.num_envs, len(tasks))
         self.batcher = _Batcher(self.policy, self.config, live=slots)
@@ -193,10 +196,10 @@ class _Rollout:
             try:
                 while waiting:
                     index, task = waiting.popleft()
-                    trajectory = await self._episode(index, task)
-                    results[index] = trajectory
-                    if on_trajectory is not None:
-                        on_trajectory(trajectory)
+                    results[index] = await self._episode(index, task)
+                    for trajectory in results[index]:
+                        if on_trajectory is not None:
+                            on_trajectory(trajectory)
             finally:
                 self.batcher.leave()
 
@@ -209,10 +212,10 @@ class _Rollout:
         finally:
             self.batcher.close()
             await asyncio.get_running_loop().run_in_executor(None, self.pool.close)
-        return [t for t in results if t is not None]
+        return [trajectory for parts in results for trajectory in parts]
 
-    async def _episode(self, index: int, task: Task) -> Trajectory:
-        """An episode with its retries; always returns a trajectory."""
+    async def _episode(self, index: int, task: Task) -> list[Trajectory]:
+        """An episode with its retries; always returns a trajectory, or one for each role."""
         sample_seed = derive(self.seed, "episode", index)
         broken: list[str] = []
         while True:
@@ -227,7 +230,8 @@ class _Rollout:
                     _log.warning("%s: attempt %d broke: %s", task.id, len(broken), error)
                     continue
             metadata = {**self.metadata, **({"broken_attempts": broken} if broken else {})}
-            return attempt.trajectory(end, error, len(broken), metadata)
+            episode = attempt.trajectory(end, error, len(broken), metadata)
+            return by_role(episode, attempt.roles)
 
 
 class _Attempt:
@@ -237,6 +241,8 @@ class _Attempt:
         self.rollout, self.config = rollout, rollout.config
         self.index, self.task, self.sample_seed = index, task, sample_seed
         self.turns: list[Turn] = []
+        self.roles: list[str] = []
+        """Who acted in each turn; empty names where the environment tells no roles."""
         self.last: _Shown | None = None
 
     async def run(self) -> EndReason:
@@ -265,8 +271,15 @@ class _Attempt:
             worker, self._reset, self.config.reset_timeout_s, deadline
         )
         limit = self.config.max_turns or math.inf
+        conversations = {_role(shown): conversation}
         while True:
             self.last = shown
+            role = _role(shown)
+            if role not in conversations:
+                conversations[role] = await self._call(
+                    worker, policy.conversation, self.config.reset_timeout_s, deadline
+                )
+            conversation = conversations[role]
             conversation.observe(shown.observation)
             seed = derive(self.sample_seed, "turn", len(self.turns))
             started = time.perf_counter()
@@ -288,6 +301,7 @@ class _Attempt:
             )
             truncated = after.truncated or (last_turn and not after.terminated)
             self.turns.append(_turn(shown, output, after, truncated, generate_s))
+            self.roles.append(role)
             shown = self.last = after
             if after.terminated:
                 return _end(after, self.turns)
@@ -364,6 +378,11 @@ def _shown(
         consulted=consulted,
         seconds=time.perf_counter() - started,
     )
+
+
+def _role(shown: _Shown) -> str:
+    """Whose turn it is, where the environment tells."""
+    return str(shown.info.get("role", ""))
 
 
 def _step(env: Env, text: str, policy: Policy, last: bool) -> _Shown:
