@@ -30,7 +30,7 @@ _ARTICLES = {"a", "an", "the", "some"}
 _HEDGES = set(
     "maybe perhaps possibly just actually really simply usually typically generally often commonly "
     "normally mostly mainly primarily sometimes also always ever considered called known likely "
-    "probably definitely currently be been".split()
+    "probably definitely currently easily be been".split()
 )
 _DROPPED = (
     _ARTICLES
@@ -52,6 +52,8 @@ _WEAK = {
 """Looked at where they decide between two meanings, and left out where the rest is clear."""
 _STRANDED = {word: f"{word}~" for word in ("with", "on", "in", "from", "into", "for", "of", "to")}
 _LEFT_OUT = {*_WEAK.values(), *_STRANDED.values()}
+_ANIMATE = set("eat swim drink climb sleep sit read wear ride drive write jump".split())
+_PORTIONS = {"piece", "article", "item"}
 _ENDINGS = ("ing", "ed", "es", "s", "e")
 _KINDS = ("kind of", "type of", "sort of", "form of")
 _COMPARISON = re.compile(
@@ -73,9 +75,11 @@ _KILOGRAMS = {
 }  # fmt: skip
 _LETTER = re.compile(
     r"(?:(start|begin|end|finish)s?(?: with| in)?|(?:have|contain|include|has)s?)"
-    r" (?:the letter |an? |letter )?([a-z])(?: in it| in its name)?"
+    r" (?:the letter |an? |letter )?([a-z]|vowel|consonant)(?: in it| in its name)?"
 )
 _LENGTH = re.compile(r"(?:have|has) (more|fewer|less) than (\w+) letters(?: in it| in its name)?")
+_VOWELS = "aeiou"
+_CONSONANTS = "bcdfghjklmnpqrstvwxyz"
 _NAMED = re.compile(r"^(?:the name|its name|the word|the name of the object|the object s name) ?")
 
 
@@ -153,6 +157,7 @@ class ObjectTable:
                     self._references.setdefault(form, size)
         self.attributes: dict[str, Attribute] = {}
         self._phrases: dict[frozenset[str], int] = {}
+        self._unread = {self._bag(tokens(phrase)) for phrase in data["unread"]}
         self._fill(data)
         self.words = {word for names in self.variants for name in names for word in tokens(name)}
         """All words of the objects' names."""
@@ -229,6 +234,8 @@ class ObjectTable:
 
     def _read(self, question: str) -> Meaning | None:
         """What a question asks; None if it cannot be told. Use `read`, which remembers."""
+        if " or " in question and " such as " not in question:  # "a cat, a dog or a cow"
+            question = question.replace(", or ", " or ").replace(",", " or ")
         unframed = self._unframed(tokens(question))
         if unframed is None:
             return None
@@ -255,8 +262,8 @@ class ObjectTable:
             if words[: len(subject)] == subject:
                 words = words[len(subject) :]
                 acts = auxiliary not in ("is", "are") and subject[0] in ("it", "they", "this")
-                if acts and words[:1] == ["eat"]:  # what it eats is not whether it is eaten
-                    words = ["eats", *words[1:]]
+                if acts and words and words[0] in _ANIMATE:  # it eats: not that it is eaten
+                    words = [f"{words[0]}~", *words[1:]]
                 break
         if auxiliary in ("has", "have") and words:
             words = ["have", *words]
@@ -264,13 +271,14 @@ class ObjectTable:
 
     def _clause(self, words: list[str]) -> Meaning | None:
         joint = next((word for word in ("or", "and") if word in words), "")
-        meaning = self._part(words, both=not joint)
+        meaning = self._joined(words, joint) if joint == "or" else None
+        meaning = meaning or self._part(words, both=not joint)
         if meaning is not None:
             return meaning
         for example in ("such", "like", "eg"):
             if example in words[1:]:
                 return self._part(words[: words.index(example, 1)])
-        return self._joined(words, joint) if joint else None
+        return self._joined(words, joint) if joint == "and" else None
 
     def _joined(self, words: list[str], joint: str) -> Meaning | None:
         """Parts with "or" or "and" between them, each a clause."""
@@ -304,6 +312,8 @@ class ObjectTable:
         if guess is not None and named is not words:
             return Meaning(1 << guess, guess)
         bag = self._bag(words)
+        if bag in self._unread:
+            return None
         for tried in (bag, bag - _LEFT_OUT):
             if tried in self._phrases:
                 return Meaning(self._phrases[tried])
@@ -327,7 +337,11 @@ class ObjectTable:
         """The words that matter, without their endings."""
         while words and words[-1] in ("it", "them", "this", "something", "things", "you"):
             words = words[:-1]
-        bag = {self._stem(word) for word in words if word not in _DROPPED}
+        bag = {
+            self._stem(word)
+            for word, following in zip(words, [*words[1:], ""], strict=False)
+            if word not in _DROPPED and not (word in _PORTIONS and following == "of")
+        }
         if len(words) > 1 and words[-1] in _STRANDED:
             bag.add(_STRANDED[words[-1]])
         if any(_WEAK.get(a) == "use" and b == "with" for a, b in pairwise(words)):
@@ -402,7 +416,10 @@ class ObjectTable:
         tests = {"start": str.startswith, "begin": str.startswith}
         tests |= {"end": str.endswith, "finish": str.endswith}
         test = tests.get(where, str.__contains__)
-        return self._set(i for i, name in enumerate(self.names) if test(name.lower(), letter))
+        letters = {"vowel": _VOWELS, "consonant": _CONSONANTS}.get(letter, letter)
+        return self._set(
+            i for i, name in enumerate(self.names) if any(test(name.lower(), x) for x in letters)
+        )
 
 
 def _number(word: str) -> float | None:

@@ -1,6 +1,7 @@
 """Buyers: what they understand of a line, what a car is worth to them, how they give way."""
 
 import json
+import random
 from collections import Counter
 from typing import Any
 
@@ -109,6 +110,28 @@ def test_names() -> None:
 def test_what_is_heard(lines: list[str], fields: dict[str, Any]) -> None:
     talk = after(*lines)
     assert {name: getattr(talk, name) for name in fields} == fields
+
+
+def test_whatever_is_said_nothing_is_raised() -> None:
+    chance = random.Random(0)
+    words = [
+        "$",
+        "$50,000",
+        "45k",
+        "MSRP",
+        "Ford",
+        "truck",
+        "budget",
+        "?",
+        "sunroof",
+        "\u0661",
+        "9" * 99,
+    ]
+    talk = Talk()
+    for _ in range(2000):
+        talk = talk.heard(" ".join(chance.choices(words, k=chance.randrange(8))))
+        assert answered(ANNA, talk)
+        talk = Talk() if len(talk.stated) > 20 else talk
 
 
 def test_talks_survive_json() -> None:

@@ -1,5 +1,6 @@
 """The table of cities: its facts, and how questions are answered without giving names away."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -223,6 +224,18 @@ def test_the_best_question_tells_most() -> None:
 )  # fmt: skip
 def test_what_is_a_question(text: str, asks: bool) -> None:
     assert TABLE.asks(text) is asks
+
+
+def test_whatever_is_asked_nothing_is_raised() -> None:
+    chance = random.Random(0)
+    words = [word for question, *_ in (*YES_NO, *OPEN) for word in question.split()]
+    words += ["", "or", "not", "than", "top", "among the", "\u0661", "\u00b2", "9" * 250, "million"]
+    for _ in range(1000):
+        text = " ".join(chance.choices(words, k=chance.randrange(9)))
+        for question in (text, f"Is it {text}?", f"Does it have more than {text}"):
+            assert len(TABLE.answers(question)) == 100
+            TABLE.guess(question)
+            TABLE.leaks(0, question)
 
 
 def test_plain() -> None:

@@ -1,6 +1,7 @@
 """The table of objects: its facts, and how questions are read."""
 
 import json
+import random
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,24 @@ READ = [
     ("3. Is it a pet?", "Rabbit", "Tiger"),
     ("Ok, so is it a toy?", "Doll", "Desk"),
     ("Is it a bird?", "", "Cat"),
+    ("Is it white or black?", "Paper", "Soccer ball"),
+    ("Is it black and white?", "Soccer ball", "Paper"),
+    ("Is it an apple, an orange, or a banana?", "Orange", "Mango"),
+    ("Is it a piece of electronics?", "Camera", "Chair"),
+    ("Can you drink it?", "", "Cup"),
+    ("Can you drink from it?", "Cup", "River"),
+    ("Can it be carried by one person?", "Chair", "Ship"),
+    ("Does it cost more than $100?", "Piano", "Pencil"),
+    ("Does it start with a vowel?", "Apple", "Cat"),
+    ("Does it have more than two wheels?", "Bus", "Motorcycle"),
 ]
 UNREAD = [
     "Is it used on Tuesdays by pirates?",
     "Does it have metal teeth that are purple inside a spaceship?",
     "Is it bigger than a glorp?",
+    "Can it swim?",  # that one can swim in it is another question
+    "Is it used to hold something?",
+    "Can it be used as a weapon?",
     "Is it used with a ball?",  # a racket is: "ball" alone must not answer it
     "Is it?",
     "What is it?",
@@ -235,6 +249,17 @@ def test_tokens() -> None:
     ]  # fmt: skip
 
 
+def test_whatever_is_asked_nothing_is_raised() -> None:
+    chance = random.Random(0)
+    words = [word for question, _, _ in READ for word in question.split()]
+    words += ["", "or", "and", "not", "than", "of", ",", "'s", "\u0661", "\u00b2", "9" * 400, "$%"]
+    for _ in range(3000):
+        text = " ".join(chance.choices(words, k=chance.randrange(9)))
+        for question in (text, f"Is it {text}?", f"Does it have more than {text}"):
+            meaning = TABLE.read(question)
+            assert meaning is None or 0 <= meaning.yes <= TABLE.everything
+
+
 def small(**changes: Any) -> dict[str, Any]:
     data = {
         "objects": {"A": [["Cat", 1, 1]], "B": [["Car", 2, 2]]},
@@ -243,6 +268,7 @@ def small(**changes: Any) -> dict[str, Any]:
         "attributes": {"animal": ["Is it an animal?|beast", "@A"]},
         "measures": {},
         "synonyms": {},
+        "unread": [],
     }
     return data | changes
 
@@ -277,6 +303,6 @@ def test_the_data_file_is_compact_json() -> None:
     path = Path(module.__file__).with_name("twenty_questions.json")
     data = json.loads(path.read_text(encoding="utf-8"))
     assert set(data) == {
-        "objects", "aliases", "references", "attributes", "measures", "synonyms",
+        "objects", "aliases", "references", "attributes", "measures", "synonyms", "unread",
     }  # fmt: skip
     assert set(data["aliases"]) <= set(TABLE.names)
