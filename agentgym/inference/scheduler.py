@@ -313,6 +313,7 @@ class Scheduler:
             adapted=chosen[0][0].weights == "policy",
             layers=layers,
         )
+        broken = _broken(chosen, hidden)
         answering: list[Generation] = []
         last: list[int] = []
         scored: list[tuple[Scoring, int, int, int]] = []  # job, position, rows
@@ -320,7 +321,9 @@ class Scheduler:
         for job, new in chosen:
             first = max(job.need - job.computed, 0)  # of the new tokens, the first that is wanted
             end = start + new
-            if isinstance(job, Generation):
+            if job in broken:
+                pass
+            elif isinstance(job, Generation):
                 if new == job.todo:
                     answering.append(job)
                     last.append(end - 1)
@@ -335,6 +338,10 @@ class Scheduler:
         # Only now, as nothing can fail for lack of memory any more.
         self.counters["steps"] += 1
         self.counters["computed"] += plan.tokens
+        for job in broken:  # before anything of it is kept
+            self._leave(job, keep=False, broken=True)
+            job.fail(NOT_FINITE, self.version)
+        chosen = [(job, new) for job, new in chosen if job not in broken]
         for job, new in chosen:
             job.computed += new
         if logits is not None:
@@ -371,15 +378,13 @@ class Scheduler:
         for job in jobs:
             job.sampled()
             if job.row.finish is not None:
-                broken = job.row.finish == "error"
-                self._leave(job, keep=not broken, broken=broken)
+                self._leave(job, keep=True)
                 job.finish(self.version)
 
     def _finish_reading(self, job: Reading) -> None:
+        self._leave(job, keep=True)
         result = job.result()
-        broken = bool(np.isnan(result).any())
-        self._leave(job, keep=not broken, broken=broken)
-        if broken:
+        if np.isnan(result).any():  # of the output layer: the states were finite
             job.fail(NOT_FINITE, self.version)
         else:
             job.future.set_result(result)
@@ -407,6 +412,19 @@ class Scheduler:
         )
         while len(self.running) > self._max_batch:
             self._preempt(self.running[-1])
+
+
+def _broken(chosen: Sequence[tuple[Job, int]], hidden: torch.Tensor) -> list[Job]:
+    """Texts with states that are not finite.
+
+    A token sees itself in every layer, so its last state is finite only if all its keys and
+    values are.
+    """
+    finite = hidden.isfinite().all(dim=-1)
+    if bool(finite.all()):
+        return []
+    parts = torch.split(finite, [new for _, new in chosen])
+    return [job for (job, _), part in zip(chosen, parts, strict=True) if not bool(part.all())]
 
 
 def _pages(tokens: int) -> int:

@@ -301,6 +301,32 @@ def test_a_text_that_fails_alone_is_told_and_the_rest_goes_on() -> None:
     check_nothing_leaked(what)
 
 
+def test_a_text_that_is_not_finite_leaves_nothing_that_others_could_meet() -> None:
+    class Overflowing(Flaky):
+        def hidden(self, ids: torch.Tensor, plan: Any, **how: Any) -> Any:
+            out, kept = DECODER.hidden(ids, plan, **how)
+            bad = torch.isin(ids, torch.tensor([258]))
+            for row in bad.nonzero()[:, 0].tolist():
+                slots = plan._write.view(-1, DECODER.heads)[row]
+                plan.pool.memory[1].flatten(1, 3)[:, slots] = torch.nan
+            return torch.where(bad[:, None], torch.nan, out), kept
+
+    bad = prompt(3 * PAGE, 5)
+    bad[PAGE + 7] = 258
+    what = scheduler(pages=8, decoder=Overflowing(most=999), chunk=PAGE)
+    jobs: list[Any] = [job(bad), job(bad), TokenScores(bad, 1, "policy"), job(prompt(20, 1))]
+    for each in jobs:
+        what.add(each)
+    run(what)
+    assert "not finite" in jobs[0].future.result(0).error
+    assert "not finite" in jobs[1].future.result(0).error
+    with pytest.raises(Exception, match="not finite"):
+        jobs[2].future.result(0)
+    assert ids(jobs[3]) == answer(prompt(20, 1))
+    assert what.pool.memory.isfinite().all()
+    check_nothing_leaked(what)
+
+
 def test_texts_of_both_weights_run_side_by_side() -> None:
     what = scheduler()
     jobs = [job(prompt(40), weights=weights) for weights in ("policy", "base")]
