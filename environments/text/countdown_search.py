@@ -73,7 +73,7 @@ def solve(
 
     Example:
         >>> [str(operation) for operation in solve(24, [8, 3, 1])]
-        ['8*3=24', '24*1=24']
+        ['3*8=24', '1*24=24']
     """
     ordered = tuple(sorted(numbers))
     if use_all:

@@ -248,12 +248,15 @@ def make_game(split: str, number: int) -> Game:
 def _furnish(
     chance: _Chance, room: str, task: str, thing: str, target: str, receptacles: list[str]
 ) -> tuple[list[str], list[int]]:
-    """Objects and where they are: the task's own, so that it is not done yet, and others."""
+    """Objects and where they are: the task's own, so that it is not done yet, and others.
+
+    They are in the order in which ALFWorld lists them: by kind, the highest number first.
+    """
     by_kind = defaultdict(list)
     for index, name in enumerate(receptacles):
         by_kind[kind(name)].append(index)
     objects, places = list[str](), list[int]()
-    for name, entry in house().kinds.items():
+    for name, entry in sorted(house().kinds.items()):
         if room not in entry.rooms:
             continue
         homes = [i for place, found in by_kind.items() if place in entry.goes for i in found]
@@ -264,7 +267,7 @@ def _furnish(
             count = 1
         else:
             count = chance.pick((0, 1, 1, 2) if entry.portable else (0, 0, 1))
-        for i in range(1, count + 1 if homes else 1):
+        for i in range(count if homes else 0, 0, -1):
             objects.append(f"{name} {i}")
             places.append(chance.pick(homes))
     return objects, places

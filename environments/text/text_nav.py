@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from agentgym.actions import ActionCall
 from agentgym.environments.text.game import Outcome, TextGame
-from agentgym.environments.text.textworld import resolve
+from agentgym.environments.text.commands import resolve
 from agentgym.errors import ConfigError
 
 EXITS: Mapping[str, Mapping[str, str]] = {
@@ -151,7 +151,7 @@ class TextNavEnv(TextGame):
     One action, ``command(text)``: ``go north``, ``take X``, ``take X from Y``, ``drop X``,
     ``put X on table``, ``insert X into fridge``, ``open Y``, ``close Y``, ``eat X``; also
     ``examine X``, ``look`` and ``inventory``, which are possible, but not listed. A text counts as
-    the command that only can be meant (see `textworld.resolve`). Anything else (empty and over-long
+    the command that only can be meant (see `commands.resolve`). Anything else (empty and over-long
     too) changes nothing, is told as ``error``, and the turn counts.
 
     ## Observation Space

@@ -292,13 +292,14 @@ def test_a_forked_game_goes_on_like_the_first(mode: str, observe: str) -> None:
 def test_snapshots_of_other_houses_are_refused() -> None:
     env = begun()
     good = env.save()
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {"room": "attic"},
         {"opened": ["table"]},
         {"inside": {**good["inside"], "hand": ["sword"]}},
         {"inside": {**good["inside"], "hand": ["bowl"]}},
         {"inside": {"hand": []}},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             env.load(good | wrong)
     env.load(good)
