@@ -285,12 +285,12 @@ def new_tab() -> Calls:
 
 def tab_close() -> Calls:
     """Close the tab."""
-    return [_to("close_tab")]
+    return [_to("tab_close")]
 
 
 def tab_focus(index: int) -> Calls:
     """Go to a tab by its number; the first is 0."""
-    return [_to("focus_tab", index=index)]
+    return [_to("tab_focus", index=index)]
 
 
 _EXAMPLES: dict[Callable[..., Calls], tuple[str, ...]] = {

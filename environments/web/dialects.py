@@ -30,11 +30,11 @@ def new_tab() -> None:
     """Open an empty tab."""
 
 
-def close_tab() -> None:
+def tab_close() -> None:
     """Close the tab."""
 
 
-def focus_tab(index: int) -> None:
+def tab_focus(index: int) -> None:
     """Go to another tab; the first is 0."""
 
 
@@ -51,7 +51,7 @@ def upload(element: str, files: list[str]) -> None:
 
 
 SESSION_ACTIONS = ActionSet(
-    [goto, go_back, go_forward, new_tab, close_tab, focus_tab, answer, infeasible, upload]
+    [goto, go_back, go_forward, new_tab, tab_close, tab_focus, answer, infeasible, upload]
 )
 """What a page alone cannot do: addresses, tabs, talking. Environments carry out what they can."""
 
@@ -264,7 +264,9 @@ class WebArenaActions:
             case "goto", [url]:
                 calls = [("goto", {"url": url})]
             case "tab_focus", [index]:
-                calls = [("focus_tab", {"index": index})]
+                calls = [("tab_focus", {"index": index})]
+            case "close_tab", _:
+                calls = [("tab_close", {})]
             case "stop", [text]:
                 calls = [("answer", {"text": text})]
             case _:

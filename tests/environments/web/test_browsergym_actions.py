@@ -143,7 +143,7 @@ def test_wrong_subsets_are_refused() -> None:
         ("go_back() go_forward()", ["go_back()", "go_forward()"]),
         (
             "new_tab() tab_close() tab_focus(2)",
-            ["new_tab()", "close_tab()", "focus_tab(2)"],
+            ["new_tab()", "tab_close()", "tab_focus(2)"],
         ),
     ],
 )
