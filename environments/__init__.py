@@ -27,6 +27,8 @@ _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("chess.original", "chess", "ChessEnv", {"mode": "original"}, 402),
     ("chess_endgames", "chess", "ChessEndgamesEnv", {}, 400),
     ("maze", "maze", "MazeEnv", {}, 100),
+    ("maze.medium", "maze", "MazeEnv", {"layout": "medium"}, 100),
+    ("maze.random", "maze", "MazeEnv", {"layout": "random"}, 100),
     ("maze.original", "maze", "MazeEnv", {"mode": "original"}, 102),
     ("car_dealer", "car_dealer", "CarDealerEnv", {}, 50),
     ("guess_my_city", "guess_my_city", "GuessMyCityEnv", {}, 40),

@@ -6,16 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from agentgym.environments.text.alphabeta import best_move
-from agentgym.environments.text.chess_position import ChessPosition, read_board
+from agentgym.environments.text.chess_position import ChessPosition, chess, read_board
 from agentgym.environments.text.game import Outcome
 from agentgym.environments.text.stockfish import ELO, PROGRAM, Stockfish
 from agentgym.environments.text.two_player import Engine, TwoPlayerGame, random_engine
-from agentgym.errors import ConfigError, MissingDependencyError
-
-try:
-    import chess
-except ImportError as error:
-    raise MissingDependencyError("chess is not installed; run pip install -e '.[text]'") from error
+from agentgym.errors import ConfigError
+from agentgym.players import Player
 
 MAX_ACTIONS = 400
 ENDGAMES = ("KQK", "KRK", "KQRK", "KRRK")
@@ -174,12 +170,14 @@ class ChessEnv(TwoPlayerGame):
         """How a named opponent chooses."""
         if name == "alphabeta":
             return self._search
-        if name == "stockfish":
-            if self._stockfish is None:
-                self._stockfish = Stockfish(PROGRAM, self.elo)
-            stockfish = self._stockfish
+        if name == "stockfish" and (stockfish := self._stockfish) is not None:
             return lambda position, rng: stockfish.move(position)
         return random_engine
+
+    def _checked_opponent(self, opponent: Any) -> str | Player:
+        if opponent == "stockfish" and self._stockfish is None:
+            self._stockfish = Stockfish(PROGRAM, self.elo)
+        return super()._checked_opponent(opponent)
 
     def _search(self, position: ChessPosition, rng: np.random.Generator) -> chess.Move:
         found = best_move(position, self.depth, rng, quiet=_QUIET)

@@ -6,7 +6,7 @@ from typing import Any
 from agentgym.errors import ConfigError, MissingDependencyError
 
 try:
-    import chess
+    import chess as chess  # also for the modules beside this one
 except ImportError as error:
     raise MissingDependencyError("chess is not installed; run pip install -e '.[text]'") from error
 

@@ -78,8 +78,12 @@ REWARDS: Mapping[str, tuple[float, float, float]] = {
 }
 """For the step that reaches the goal, for text that is no move, for any other step."""
 MAX_STEPS = 100
-_BESIDE = (("to your right", 0, 1), ("to your left", 0, -1), ("above you", -1, 0))
-_BESIDE += (("below you", 1, 0),)
+_BESIDE = (
+    ("to your right", 0, 1),
+    ("to your left", 0, -1),
+    ("above you", -1, 0),
+    ("below you", 1, 0),
+)
 _MAX_SIDE = 99
 
 

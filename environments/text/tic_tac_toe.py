@@ -212,7 +212,7 @@ class TicTacToeEnv(TwoPlayerGame):
 
     def expert(self) -> str:
         """Never gives anything away, and among such moves the best against chance."""
-        return max(self.position.moves(), key=lambda move: _worth(self.position, move))
+        return max(_moves(self.position.cells), key=lambda move: _worth(self.position, move))
 
 
 @cache

@@ -165,7 +165,7 @@ def best_guess(known: Vocabulary, candidates: int) -> str:
     """
     left = known.members(candidates)
     if len(left) <= 2:
-        return known.words[left[0]]
+        return known.words[int(left[0])]
     if len(left) <= _EXACT_UP_TO:
         pool, counted = np.arange(len(known.words)), left
     else:
@@ -178,7 +178,7 @@ def best_guess(known: Vocabulary, candidates: int) -> str:
     # A block of n equal patterns leaves n candidates with probability n / N: sum the squares.
     groups = np.zeros((len(pool), 3**LETTERS), np.int64)
     np.add.at(groups, (np.arange(len(pool))[:, None], seen), 1)
-    return known.words[pool[int((groups**2).sum(1).argmin())]]
+    return known.words[int(pool[(groups**2).sum(1).argmin()])]
 
 
 class WordleEnv(TextGame):
@@ -244,6 +244,7 @@ class WordleEnv(TextGame):
         self._allowed = self._vocabulary.index
         if not self._published:
             self._allowed = vocabulary("all", counted=True).index
+        self._key = ""
         self._forget()
 
     def begin(self, options: Mapping[str, Any]) -> str:

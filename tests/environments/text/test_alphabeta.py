@@ -66,6 +66,12 @@ def test_chance_chooses_among_equal_moves_only() -> None:
     assert len(set(first)) == 1
 
 
+def test_positions_that_count_as_draws_are_avoided_by_who_is_winning() -> None:
+    board = BreakthroughEnv().read_position("..b../...../...../b..../....w b")
+    repeated = board.after("a2a1").key()
+    assert alphabeta.best_move(board, 2, drawn={repeated}) == "a2b1"
+
+
 def test_noisy_moves_are_looked_at_further() -> None:
     # Black's only pawn takes on c3 and is lost to d2, which depth 1 alone does not see.
     board = BreakthroughEnv().read_position("...../.b.../..w../...w./..... b")

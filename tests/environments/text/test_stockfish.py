@@ -67,6 +67,8 @@ def test_without_the_program_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependencyError, match="alphabeta"):
         Stockfish()
+    with pytest.raises(MissingDependencyError, match="alphabeta"):
+        ChessEnv(opponent="stockfish")
 
 
 @pytest.mark.parametrize("go", ["sys.exit(1)", 'print("bestmove e2e5")', 'print("bestmove")'])
