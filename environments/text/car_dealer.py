@@ -298,21 +298,9 @@ class CarDealerEnv(TextGame):
         """How many lines are left."""
         return {"lines_left": UTTERANCES // 2 - self._exchanges}
 
-    def guesses(self) -> list[str]:
+    def guesses(self) -> tuple[str, ...]:
         """Plausible lines, others at each turn."""
-        turn = self._exchanges
-        brand, kind = BRANDS[turn * 5 % len(BRANDS)], TYPES[turn * 7 % len(TYPES)]
-        price = BUDGETS[turn * 3 % len(BUDGETS)]
-        return [
-            "Welcome! What brand are you looking for?",
-            "What type of car do you prefer?",
-            "Which features do you need?",
-            "May I ask for your budget?",
-            f"I have {brand} {kind} with {FEATURES[turn % len(FEATURES)]}.",
-            f"The MSRP is ${price:,}.",
-            f"I can let you have it for ${price * 95 // 100:,}.",
-            "It is a wonderful car, believe me.",
-        ]
+        return _plausible(self._exchanges)
 
     def expert(self) -> str:
         """Ask for what is not known yet, then offer just that car, and cut the price step by step.
@@ -342,6 +330,23 @@ class CarDealerEnv(TextGame):
             f"I have {wishes['brand'][0]} {wishes['type'][0]} with {features}. "
             f"The MSRP is ${price:,}."
         )
+
+
+@lru_cache(maxsize=UTTERANCES)
+def _plausible(turn: int) -> tuple[str, ...]:
+    """Lines for random play."""
+    brand, kind = BRANDS[turn * 5 % len(BRANDS)], TYPES[turn * 7 % len(TYPES)]
+    price = BUDGETS[turn * 3 % len(BUDGETS)]
+    return (
+        "Welcome! What brand are you looking for?",
+        "What type of car do you prefer?",
+        "Which features do you need?",
+        "May I ask for your budget?",
+        f"I have {brand} {kind} with {FEATURES[turn % len(FEATURES)]}.",
+        f"The MSRP is ${price:,}.",
+        f"I can let you have it for ${price * 95 // 100:,}.",
+        "It is a wonderful car, believe me.",
+    )
 
 
 @lru_cache(maxsize=1_000)

@@ -33,9 +33,9 @@ _EMPTY = set(
     "flowing through runs known famous for as popular local dish dishes food foods eat eaten home "
     "religion majority predominantly predominant most region area world hemisphere side road drive "
     "landmark landmarks monument be within along beside host belong belongs see visit which whose "
-    "s called dominant faith and also built inside".split()
+    "s called dominant faith and also built inside speaking widely".split()
 )
-_SPEAKING = re.compile(r"\b(?:speaks?|spoken|languages?|tongue)\b")
+_SPEAKING = re.compile(r"\b(?:speak(?:s|ing)?|spoken|languages?|tongue)\b")
 _TOPICS: tuple[tuple[str, str, str], ...] = (
     ("currency", r"currency|money|coins?|pay", "What currency do people use there?"),
     ("language", r"languages?|speak|spoken|tongue", "Which language do people speak there?"),
@@ -63,9 +63,9 @@ _TOPICS: tuple[tuple[str, str, str], ...] = (
     ("government", r"government|political|politics|monarchy|republic|rul(?:ed|es|er)|king|"
      r"president",
      "What form of government does the country have?"),
-    ("known", r"known|famous|industr\w*|econom\w*|culture|cultural|special|unique|history|"
-     r"historical|festivals?|sports?|stand out|interesting|about",
-     "What is the city known for?"),
+    ("known", r"known|famous(?! people| person)|industr\w*|econom\w*|cultur\w*|special|unique|"
+        r"stand out|interesting|about (?:it|the city|this)",
+        "What is the city known for?"),
 )  # fmt: skip
 _ASKED = [(topic, re.compile(rf"\b(?:{words})\b")) for topic, words, _ in _TOPICS]
 QUESTIONS = {topic: question for topic, _, question in _TOPICS}
@@ -80,6 +80,9 @@ _THRESHOLD = re.compile(
     r"(?: people| inhabitants| residents)?"
 )
 _LARGER = re.compile(r"\b(larger|bigger|more populous|smaller|less populous) than (.+)")
+_LARGEST = re.compile(
+    r"(?:largest|biggest|most populous|most populated) city (?:in|of) (?:its|the|this|that) country"
+)
 _AMONG = re.compile(r"\b(?:top|among the|one of the) (\d+|ten|five|twenty)\b")
 _NUMBERS = {
     word: number
@@ -333,16 +336,21 @@ class CityTable:
                 city.population > other if bigger else city.population < other
                 for city in self.cities
             ]
+        if _LARGEST.search(said) is not None:
+            first: dict[str, int] = {}
+            for city in self.cities:  # in the order of their ranks
+                first.setdefault(city.country, city.rank)
+            return [city.rank == first[city.country] for city in self.cities]
         among = _AMONG.search(said)
         if among is not None and re.search(r"large|big|popul|cit", said):
-            first = int(_NUMBERS.get(among[1], among[1]))
-            return [city.rank <= first for city in self.cities]
+            count = int(_NUMBERS.get(among[1], among[1]))
+            return [city.rank <= count for city in self.cities]
         limit = _THRESHOLD.search(said)
         if limit is None or not re.search(r"popul|people|inhabitants|residents|million", said):
             return None
         number = limit[2].replace(" ", "")[:12]
-        count = float(_NUMBERS.get(number, number or "0"))
-        thousands = count * {"million": 1000, "thousand": 1}.get(limit[3], 0.001)
+        limited = float(_NUMBERS.get(number, number or "0"))
+        thousands = limited * {"million": 1000, "thousand": 1}.get(limit[3], 0.001)
         more = limit[1] in ("more", "over", "larger", "greater", "above")
         return [
             city.population > thousands if more else city.population < thousands
@@ -374,7 +382,7 @@ class CityTable:
         add("americas|america", ["America" in row[1] for _, row in rows])
         add("capital", [city.capital for city in self.cities])
         add(
-            "coast|coastal|sea|ocean|seaside|coastline|port|harbor|harbour|beach|beaches|shore",
+            "coast|coastal|sea|ocean|seaside|coastline",
             [bool(city.coast) for city in self.cities],
         )
         add("inland|landlocked", [not city.coast for city in self.cities])
@@ -388,6 +396,9 @@ class CityTable:
             add(climate, [city.climate == climate for city in self.cities])
         add("northern|north of the equator", [city.latitude > 0 for city in self.cities])
         add("southern|south of the equator", [city.latitude < 0 for city in self.cities])
+        add("near the equator|close to the equator", [abs(c.latitude) <= 10 for c in self.cities])
+        add("tropics", [abs(city.latitude) < 23.4 for city in self.cities])
+        add("arab", ["arabic" in self._spoken(city) for city in self.cities])
         add("eastern", [city.longitude > 0 for city in self.cities])
         add("western", [city.longitude < 0 for city in self.cities])
         for side in ("left", "right"):

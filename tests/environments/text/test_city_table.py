@@ -45,6 +45,10 @@ YES_NO = [
     ("Does it have the Eiffel Tower?", ["Paris"], ["London"]),
     ("Does the Nile river flow through it?", ["Cairo", "Giza"], ["London"]),
     ("Is it known for sushi?", ["Tokyo"], []),
+    ("Is it the largest city in its country?", ["New York", "Toronto"], ["Delhi", "Beijing"]),
+    ("Is it in a Spanish-speaking country?", ["Lima"], ["Rome"]),
+    ("Is it in an Arab country?", ["Cairo"], ["Tehran"]),
+    ("Is it close to the equator?", ["Bogota"], ["Cairo"]),
     ("Is the country a monarchy?", ["London", "Bangkok"], ["Paris"]),
 ]
 OPEN = [
@@ -228,7 +232,8 @@ def test_what_is_a_question(text: str, asks: bool) -> None:
 
 def test_whatever_is_asked_nothing_is_raised() -> None:
     chance = random.Random(0)
-    words = [word for question, *_ in (*YES_NO, *OPEN) for word in question.split()]
+    questions = [row[0] for row in YES_NO] + [row[0] for row in OPEN]
+    words = [word for question in questions for word in question.split()]
     words += ["", "or", "not", "than", "top", "among the", "\u0661", "\u00b2", "9" * 250, "million"]
     for _ in range(1000):
         text = " ".join(chance.choices(words, k=chance.randrange(9)))
