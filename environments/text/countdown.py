@@ -256,7 +256,7 @@ class CountdownEnv(TextGame):
         """Work out once what is asked for often."""
         pairs = combinations(self.numbers, 2) if self.style == "steps" else ()
         moves = [text for a, b in pairs for text in questions(a, b, self.ops)]
-        self._moves = list(dict.fromkeys(moves))
+        self._moves = tuple(dict.fromkeys(moves))
         self._facts: dict[str, Any] | None = None
 
     def save(self) -> Any:
@@ -272,7 +272,7 @@ class CountdownEnv(TextGame):
         self.target, self.start, self.numbers, self.done = target, start, numbers, done
         self._moved()
 
-    def admissible(self) -> list[str] | None:
+    def admissible(self) -> tuple[str, ...] | None:
         """Every operation on two numbers at hand; answers cannot be listed."""
         return self._moves if self.style == "steps" else None
 

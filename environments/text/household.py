@@ -160,6 +160,7 @@ class HouseholdEnv(TextGame):
         self._can = [house().kinds[name].can for name in self._kinds]
         self._going: dict[int, dict[str, Command]] = {}
         self._legal: dict[str, Command] | None = None
+        self._texts_now: tuple[str, ...] = ()
 
     def goal(self) -> str:
         """The task in words."""
@@ -206,7 +207,7 @@ class HouseholdEnv(TextGame):
             legal["inventory"] = ("inventory", -1, -1)
             legal["look"] = ("look", -1, -1)
             legal["help"] = ("help", -1, -1)
-            self._legal = legal
+            self._legal, self._texts_now = legal, tuple(legal)
         return self._legal
 
     def _add_here(self, legal: dict[str, Command]) -> None:
@@ -398,9 +399,10 @@ class HouseholdEnv(TextGame):
         self.at, self.hand = at, hand
         self.open, self.places, self.flags = [bool(n) for n in changed[0]], changed[1], changed[2]
 
-    def admissible(self) -> list[str]:
+    def admissible(self) -> tuple[str, ...]:
         """Every command that is possible now."""
-        return list(self._possible())
+        self._possible()
+        return self._texts_now
 
     def write(self, text: str) -> str:
         """Commands are one line as they are; there are too many of them to remember."""

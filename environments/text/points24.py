@@ -149,7 +149,7 @@ class Points24Env(TextGame):
         self.target, self.describe = target, describe
         self.highest = 10 if face_cards_as_ten else len(RANKS)
         self.solvable_only = self.mode == "fixed" if solvable_only is None else solvable_only
-        self.all_actions = [*map(str, range(1, self.highest + 1)), *OPERATORS]
+        self.all_actions = (*map(str, range(1, self.highest + 1)), *OPERATORS)
 
     def begin(self, options: Mapping[str, Any]) -> str:
         """Deal."""
@@ -287,9 +287,9 @@ class Points24Env(TextGame):
             raise ConfigError(f"no tokens of a formula: {sorted(unknown)!r}")
         self._take(cards, formula)
 
-    def admissible(self) -> list[str]:
+    def admissible(self) -> tuple[str, ...]:
         """What keeps the formula one; in the original all actions."""
-        return self.all_actions if self.mode == "original" else list(self.position.legal)
+        return self.all_actions if self.mode == "original" else self.position.legal
 
     def key(self) -> str:
         """Cards and formula."""

@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any, ClassVar
 
 from agentgym.actions import ActionCall
-from agentgym.environments.text.game import Outcome, TextGame
 from agentgym.environments.text.commands import resolve
+from agentgym.environments.text.game import Outcome, TextGame
 from agentgym.errors import ConfigError
 
 EXITS: Mapping[str, Mapping[str, str]] = {
@@ -213,7 +213,7 @@ class TextNavEnv(TextGame):
 
     def _changed(self) -> None:
         self._commands = self._possible()
-        self._listed = [c for c in self._commands if not c.startswith(_UNLISTED)]
+        self._listed = tuple(c for c in self._commands if not c.startswith(_UNLISTED))
 
     def goal(self) -> str:
         """The published objective."""
@@ -422,7 +422,7 @@ class TextNavEnv(TextGame):
             raise ConfigError("the snapshot's house is not this one")
         self._take(room, inside, opened, int(state["turns"]))
 
-    def admissible(self) -> list[str]:
+    def admissible(self) -> tuple[str, ...]:
         """What the observation lists."""
         return self._listed
 
