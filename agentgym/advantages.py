@@ -290,7 +290,8 @@ def whiten(values: npt.ArrayLike, epsilon: float = 1e-8) -> Array:
     array = _array(values)
     if np.count_nonzero(~np.isnan(array)) < 2:
         return array.copy()
-    return (array - np.nanmean(array)) / (np.nanstd(array) + epsilon)
+    whitened: Array = (array - np.nanmean(array)) / (np.nanstd(array) + epsilon)
+    return whitened
 
 
 def explained_variance(values: npt.ArrayLike, returns: npt.ArrayLike) -> float:

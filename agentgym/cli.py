@@ -425,7 +425,7 @@ def validate_environments(
     episodes: Annotated[int, typer.Option(help="Of each agent in each environment.")] = 20,
     seconds: Annotated[
         float, typer.Option(help="After which an agent begins no more episodes of one.")
-    ] = 3.0,
+    ] = 2.0,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -577,7 +577,7 @@ def _language_policy(
         raise ConfigError(f"--backend must be engine or hf, got {backend!r}")
     recipe = recipe or (None if server else _recipe_of(Path(model)))
     sampling = recipe.sampling if recipe else SamplingParams()
-    settings = {
+    settings: dict[str, Any] = {
         "sampling": dataclasses.replace(sampling, temperature=temperature),
         "context": recipe.context if recipe else ContextConfig(),
     }

@@ -4,6 +4,10 @@ if __name__ != "agentgym.trainers":
     raise ImportError("import agentgym.trainers, not the bare folder name 'trainers'")
 
 _TRAINERS = {
+    "archer": (
+        "archer:ArcherTrainer",
+        "online, off-policy: critic of turns, policy gradients on tokens",
+    ),
     "behaviour_cloning": (
         "behaviour_cloning:BehaviourCloningTrainer",
         "likelihood of the actions that were given",

@@ -244,7 +244,7 @@ class BehaviourCloningTrainer:
             "action_tokens": float(sum(row.action_tokens for row in rows)),
             **{name: float(value) for name, value in counts.items()},
         }
-        if not rows:
+        if not self._plan:
             logger.warning("nothing to train on: %s", dict(counts))
 
     def _make_plan(self) -> list[tuple[int, ...]]:

@@ -24,9 +24,9 @@ from agentgym.losses import (
     policy_gradient,
     token_weights,
 )
-from agentgym.rows import FloatArray, MicroBatch, Row, collate, micro_batches, untrainable_turns
+from agentgym.rows import MicroBatch, Row, collate, micro_batches, untrainable_turns
 from agentgym.trainers.behaviour_cloning import BehaviourCloningConfig, BehaviourCloningTrainer
-from agentgym.types import Source, Trajectory
+from agentgym.types import FloatArray, Source, Trajectory
 
 Ratio = Literal["token", "turn", "episode"]
 OLD, REFERENCE, ADVANTAGE = "old", "reference", "advantage"

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from agentgym import cli
+from agentgym import cli, tables
 from agentgym.actions import ActionSet
 from agentgym.core import AgentEnv
 from agentgym.spaces import ActionText, observation_space
@@ -104,7 +104,7 @@ def test_play_shows_errors_and_lets_the_oracle_help(
     run: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = iter(["shout", ""])
-    monkeypatch.setattr(cli.out, "input", lambda prompt: next(lines))
+    monkeypatch.setattr(tables.out, "input", lambda prompt: next(lines))
     code, out, _ = run("play", "echo-v0")
     assert code == 0
     assert "Say yes" in out
@@ -172,7 +172,7 @@ def test_validate_fails_where_chance_wins(run: Cli) -> None:
     code, out, _ = run("validate", "echo-v0", "--episodes", "2", "--json")
     assert code == 0
     assert json.loads(out)["environments"][0]["rates"]["oracle"]["successes"] == 2
-    gym.register("agentgym/lost-v0", entry_point=lambda: _Lost(), max_episode_steps=3)
+    gym.register("agentgym/lost-v0", entry_point=lambda **k: _Lost(**k), max_episode_steps=3)
     try:
         code, out, _ = run("validate", "lost-v0", "--episodes", "20")
     finally:

@@ -22,8 +22,15 @@ CLONING = ("behaviour_cloning", "filtered_bc")
 """They learn from successes; the others from differences inside groups."""
 
 
+OWN: dict[str, dict[str, Any]] = {
+    "archer": {"critic_steps": 4, "actor_steps": 2, "critic_learning_rate": 1e-3}
+    | {"critic_batch": 8, "max_action_tokens": 4, "score": "outcome"},
+}
+
+
 def make(name: str, **settings: Any) -> Trainer:
     factory = TRAINERS.get(name)
+    settings = OWN.get(name, {}) | settings
     trainer: Trainer = factory(*tiny_model(0), factory.config_class(**{**QUICK, **settings}))
     assert trainer.name == name
     return trainer
@@ -65,7 +72,14 @@ def test_the_registry_is_filled() -> None:
 
 
 def test_the_loss_falls_on_a_fixed_batch(name: str, lessons: Any) -> None:
-    if name in CLONING:
+    if name == "archer":  # its loss is a moving target's: over several updates the critic fits
+        trainer = make(name, critic_steps=10, actor_steps=0)
+        metrics = trainer.update(lessons(12))
+        first = metrics["critic_loss"]
+        for _ in range(3):
+            metrics = trainer.update(lessons(12))
+        assert metrics["critic_loss"] < 0.5 * first
+    elif name in CLONING:
         metrics = make(name, epochs=12).update(lessons(12))
         assert metrics["steps"] == 36.0, "12 rows in batches of 4, 12 times"
         assert metrics["last_loss"] < 0.5 * metrics["first_loss"]

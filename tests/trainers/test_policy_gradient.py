@@ -15,7 +15,7 @@ from agentgym.rows import collate
 from agentgym.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
 from agentgym.types import Source, Trajectory
 
-QUICK = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_tokens": 256}
+QUICK: dict[str, Any] = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_tokens": 256}
 
 
 def make(**settings: Any) -> PolicyGradientTrainer:
@@ -216,5 +216,5 @@ def test_settings_are_checked() -> None:
         {"epochs": 0},
     ):
         with pytest.raises(ConfigError):
-            PolicyGradientConfig(**settings)  # type: ignore[arg-type]
+            PolicyGradientConfig(**settings)
     assert math.isnan(PolicyGradientConfig(singleton=math.nan).singleton)

@@ -1,0 +1,132 @@
+"""Transitions of turns, and the buffer that off-policy methods draw them from; numpy only."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from agentgym.rows import as_rows
+from agentgym.types import EndReason, IntArray, Trajectory
+
+_TERMINAL = (EndReason.SUCCESS, EndReason.FAILURE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transition:
+    """One turn: where it began, what was written, what it earned, where it led."""
+
+    state: IntArray
+    """(P,) all tokens before the action."""
+    action: IntArray
+    """(T,) sampled tokens."""
+    reward: float
+    next_state: IntArray | None
+    """(P',) all tokens before the next action; None if the episode terminated."""
+
+
+def transitions(
+    trajectory: Trajectory, score: Literal["outcome", "return"] = "return", penalty: float = 0.0
+) -> tuple[list[Transition], int]:
+    """The turns of an episode.
+
+    A last turn that did not terminate (a limit cut the episode) has no next state on record, so
+    that its value could not be bootstrapped: it is left out, as are turns without tokens.
+
+    Args:
+        trajectory: the episode, scored.
+        score: "return" takes the environment's rewards, "outcome" the outcome at the last turn.
+        penalty: taken off for a turn whose action did not parse.
+
+    Returns:
+        Transitions in order, and how many turns were left out.
+    """
+    rows = {
+        int(row.turn_index[row.mask][0]): row
+        for row in as_rows([trajectory], "per_turn", missing="skip")
+    }
+    found = []
+    for index, turn in enumerate(trajectory.turns):
+        last = index == len(trajectory.turns) - 1
+        row, following = rows.get(index), rows.get(index + 1)
+        if row is None or (following is None and not (last and trajectory.end in _TERMINAL)):
+            continue
+        if score == "return":
+            reward = turn.reward
+        else:
+            reward = float(trajectory.outcome or 0.0) if last else 0.0
+        start = int(np.flatnonzero(row.mask)[0])
+        after = None
+        if following is not None:
+            after = following.ids[: int(np.flatnonzero(following.mask)[0])]
+        found.append(
+            Transition(
+                row.ids[:start], row.ids[start:], reward - penalty * (not turn.parsed), after
+            )
+        )
+    return found, len(trajectory.turns) - len(found)
+
+
+class ReplayBuffer:
+    """The last transitions, drawn evenly.
+
+    Args:
+        size: how many are kept; the oldest go first.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._kept: deque[Transition] = deque(maxlen=size)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Transition]:
+        return iter(self._kept)
+
+    def add(self, transitions: Sequence[Transition]) -> None:
+        """Put them behind the others."""
+        self._kept.extend(transitions)
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[Transition]:
+        """So many of them, with replacement."""
+        return [self._kept[int(i)] for i in rng.integers(len(self._kept), size=count)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As a few flat arrays."""
+        none = np.zeros(0, np.int32)
+        parts: dict[str, list[IntArray]] = {
+            "state": [t.state for t in self._kept],
+            "action": [t.action for t in self._kept],
+            "next_state": [none if t.next_state is None else t.next_state for t in self._kept],
+        }
+        return {
+            "reward": np.array([t.reward for t in self._kept], np.float64),
+            "terminated": np.array([t.next_state is None for t in self._kept], np.uint8),
+            **{f"{name}_lengths": _lengths(arrays) for name, arrays in parts.items()},
+            **{name: _flat(arrays) for name, arrays in parts.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` made; arrays may also be tensors."""
+        columns = {
+            name: np.split(
+                np.asarray(state[name], np.int32),
+                np.cumsum(np.asarray(state[f"{name}_lengths"]))[:-1],
+            )
+            for name in ("state", "action", "next_state")
+        }
+        rewards = np.asarray(state["reward"]).tolist()
+        ended = np.asarray(state["terminated"]).astype(bool).tolist()
+        self._kept.clear()
+        for i, reward in enumerate(rewards):
+            after = None if ended[i] else columns["next_state"][i]
+            self._kept.append(Transition(columns["state"][i], columns["action"][i], reward, after))
+
+
+def _lengths(arrays: Sequence[IntArray]) -> Any:
+    return np.array([len(array) for array in arrays], np.int64)
+
+
+def _flat(arrays: Sequence[IntArray]) -> Any:
+    return np.concatenate(arrays).astype(np.int32) if arrays else np.zeros(0, np.int32)

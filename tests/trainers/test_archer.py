@@ -1,0 +1,174 @@
+"""ArCHer: the critic's targets by hand, and a policy that follows it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agentgym.errors import ConfigError
+from agentgym.models.tiny import tiny_model
+from agentgym.replay import Transition
+from agentgym.trainers.archer import ArcherConfig, ArcherTrainer
+from agentgym.types import EndReason, Source, Task, Trajectory, Turn
+
+QUICK: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "critic_learning_rate": 3e-3,
+    "batch_size": 8,
+    "critic_steps": 3,
+    "critic_batch": 8,
+    "actor_steps": 1,
+    "max_action_tokens": 2,
+    "micro_batch_tokens": 512,
+}
+
+
+def make(**settings: Any) -> ArcherTrainer:
+    return ArcherTrainer(*tiny_model(0), ArcherConfig(**{**QUICK, **settings}))
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def lessons(count: int = 8, **changes: Any) -> list[Trajectory]:
+    made = []
+    for i in range(count):
+        turns = (
+            Turn("s", ids(3, 4, 5), False, ids(40 + i % 2, 2), "a", reward=0.0),
+            Turn("t", ids(6), True, ids(50, 2), "b", reward=float(i % 2)),
+        )
+        task = Task("agentgym/x-v0", i)
+        made.append(
+            dataclasses.replace(Trajectory(f"e{i}", task, turns, EndReason.SUCCESS, 1.0), **changes)
+        )
+    return made
+
+
+def test_targets_are_each_heads_own() -> None:
+    trainer = make(discount=0.95)
+
+    class Fixed:
+        encoder = trainer.target.encoder
+
+        def v(self, features: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[-3.0], [-4.0]]).expand(2, len(features))
+
+    trainer.target = Fixed()  # type: ignore[assignment]
+    going = Transition(ids(3), ids(4), -1.0, ids(5))
+    over = Transition(ids(3), ids(4), -1.0, None)
+    found = trainer._backed_up(torch.tensor([-1.0, -1.0]), [going, over])
+    torch.testing.assert_close(found, torch.tensor([[-3.85, -1.0], [-4.8, -1.0]]))
+
+
+def test_the_target_begins_synced_and_follows_once_an_update() -> None:
+    trainer = make(target_rate=0.5, critic_steps=2, actor_steps=0)
+    began = [p.clone() for p in trainer.target.parameters()]
+    for own, theirs in zip(trainer.critic.parameters(), began, strict=True):
+        assert torch.equal(own, theirs)
+    trainer.start(lessons())
+    trainer.step()
+    assert all(torch.equal(a, b) for a, b in zip(began, trainer.target.parameters(), strict=True))
+    trainer.step()
+    half = zip(began, trainer.critic.parameters(), trainer.target.parameters(), strict=True)
+    for old, new, target in half:
+        torch.testing.assert_close(target, (old + new.detach()) / 2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("critic", ["separate", "policy"])
+def test_critic_steps_change_the_critic_alone_and_actor_steps_the_policy(critic: Any) -> None:
+    trainer = make(critic=critic)
+    policy = [p.detach().clone() for p in trainer.model.parameters()]
+    heads = [p.detach().clone() for p in trainer.critic.parameters()]
+    trainer.start(lessons())
+    assert trainer.planned_steps == 4
+    for _ in range(3):
+        trainer.step()
+    assert all(torch.equal(a, b) for a, b in zip(policy, trainer.model.parameters(), strict=True))
+    now = [p.detach().clone() for p in trainer.critic.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(heads, now, strict=True))
+    trainer.step()
+    assert trainer.done
+    assert all(torch.equal(a, b) for a, b in zip(now, trainer.critic.parameters(), strict=True))
+    moved = zip(policy, trainer.model.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in moved)
+
+
+def test_the_policy_follows_the_critic() -> None:
+    """A critic that likes one token: the policy writes it more often."""
+    trainer = make(actor_steps=8, critic_steps=1, max_action_tokens=1, learning_rate=1e-2)
+    liked = 77
+
+    def features(critic: Any, states: Any, actions: Any) -> Any:
+        likes = torch.tensor([[float(a[0] == liked)] for a in actions])
+        return torch.zeros(len(states), 1), likes
+
+    class Likes:
+        encoder = None
+
+        def q(self, state: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+            return 10 * after[:, 0].expand(2, -1)
+
+        def v(self, state: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(2, len(state))
+
+    def probability() -> float:
+        with torch.no_grad():
+            logits = trainer.model(torch.tensor([[3, 4, 5]])).logits[0, -1]
+        return float(logits.softmax(-1)[liked])
+
+    trainer.start(lessons())
+    trainer.step()  # the critic's, as it is
+    trainer.__dict__["_features"] = features
+    trainer.critic = Likes()  # type: ignore[assignment]
+    # Actions that contain the liked token, so that its advantage is seen at all.
+    trainer.__dict__["_act"] = lambda states: [ids(liked if i % 2 else 78) for i in range(8)]
+    before = probability()
+    while not trainer.done:
+        trainer.step()
+    assert probability() > 2 * before
+
+
+def test_warm_up_is_the_critics_alone() -> None:
+    trainer = make(warmup_updates=1)
+    first, second = trainer.update(lessons()), trainer.update(lessons())
+    assert (first["critic_steps"], first["steps"]) == (3, 0)
+    assert (second["critic_steps"], second["steps"]) == (3, 1)
+
+
+def test_what_is_left_out_is_counted() -> None:
+    trainer = make()
+    cut = lessons(2, end=EndReason.TURN_LIMIT, outcome=0.0)
+    broken = lessons(1, end=EndReason.ENV_ERROR, outcome=None)
+    shown = lessons(1, source=Source.EXPERT)
+    trainer.start([*cut, *broken, *shown])
+    metrics = trainer.metrics()
+    assert metrics["buffer"] == 2
+    assert metrics["dropped_turns"] == 2
+    assert metrics["unscored"] == 1
+    assert metrics["trained_trajectories"] == 2
+
+
+def test_nothing_new_is_no_update_even_with_a_full_buffer() -> None:
+    trainer = make()
+    trainer.update(lessons())
+    assert trainer.update([])["trained_trajectories"] == 0
+    assert trainer.done
+    resumed = make()
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.done
+    assert len(resumed.replay) == len(trainer.replay) == 16
+
+
+def test_settings_are_checked() -> None:
+    for settings in (
+        {"critic_steps": 0},
+        {"target_rate": 0.0},
+        {"clip_low": 0.2, "clip_high": 0.2},
+        {"kl_coefficient": 0.1},
+        {"warmup_updates": -1},
+    ):
+        with pytest.raises(ConfigError):
+            ArcherConfig(**settings)
