@@ -26,7 +26,7 @@ from agentgym.stats import wilson_interval
 
 EPISODES = 20
 """Of each agent in each environment."""
-SECONDS = 3.0
+SECONDS = 2.0
 """After which an agent begins no more episodes in an environment, once it has played `LEAST`."""
 LEAST = 2
 TURNS = 1000

@@ -141,6 +141,10 @@ class Cheapest(gym.Env[str, str]):
         return "", 0.0, False, False, self._info
 
 
+def _cheap(**arguments: Any) -> Cheapest:
+    return Cheapest()
+
+
 Env = gym.Env[Any, Any]
 
 
@@ -205,7 +209,7 @@ def _alone(env_id: str, seconds: float) -> Iterator[Mapping[str, Side]]:
 @contextmanager
 def _cheapest(seconds: float) -> Iterator[Mapping[str, Side]]:
     """The cheapest environment with the same wrappers and without."""
-    spec = gym.envs.registration.EnvSpec("agentgym/cheapest-v0", Cheapest, max_episode_steps=100)
+    spec = gym.envs.registration.EnvSpec("agentgym/cheapest-v0", _cheap, max_episode_steps=100)
     with closing(gym.make(spec, disable_env_checker=True)) as env:
         yield _against_itself(env, Cheapest(), 100, seconds)
 

@@ -21,7 +21,7 @@ _LONG = 100
 # The same for all games of a class and syntax, of which there may be thousands: kept once.
 _writings: dict[tuple[type, str], dict[str, str]] = {}
 _meanings: dict[tuple[type, str], dict[str, tuple[Reading, dict[str, Any]]]] = {}
-_lists: dict[tuple[type, str, Sequence[str]], list[str]] = {}
+_lists: dict[tuple[type, str, str, Sequence[str]], list[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ class TextGame(AgentEnv):
         """The texts as actions; never changed. Long constant lists are shared."""
         if not isinstance(texts, tuple) or len(texts) < _LONG:
             return [self.write(text) for text in texts]
-        kind = (type(self), self.action_syntax, texts)
+        kind = (type(self), self.mode, self.action_syntax, texts)
         if kind not in _lists:
             _lists[kind] = [self.write(text) for text in texts]
         return _lists[kind]

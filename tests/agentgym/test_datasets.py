@@ -34,7 +34,7 @@ class Stairs(AgentEnv):
     """Reach step `top` from one that the seed chooses."""
 
     broken_seed = -1
-    has_oracle = True  # type: ignore[assignment]
+    has_oracle = True
 
     def __init__(self, top: int = 6) -> None:
         self.top = top
@@ -66,14 +66,14 @@ class Stairs(AgentEnv):
 
 
 class NoExpert(Stairs):
-    has_oracle = False  # type: ignore[assignment]
+    has_oracle = False
 
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    gym.register(NAME, entry_point=Stairs, max_episode_steps=12)
-    gym.register("test/wild-v0", entry_point=NoExpert, max_episode_steps=12)
-    gym.register("test/endless-v0", entry_point=Stairs)
+    gym.register(NAME, entry_point=lambda **k: Stairs(**k), max_episode_steps=12)
+    gym.register("test/wild-v0", entry_point=lambda **k: NoExpert(**k), max_episode_steps=12)
+    gym.register("test/endless-v0", entry_point=lambda **k: Stairs(**k))
     yield
     for name in (NAME, "test/wild-v0", "test/endless-v0"):
         del gym.registry[name]

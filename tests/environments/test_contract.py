@@ -24,7 +24,7 @@ from agentgym.environments.text.games import GameSpec, game_file
 from agentgym.errors import ConfigError, EpisodeOverError
 from agentgym.forks import fork
 
-BROWSER = ("agentgym/miniwob.",)
+BROWSER = ("agentgym/miniwob.", "agentgym/web")
 IDS = sorted(
     name for name in gym.registry if name.startswith("agentgym/") and not name.startswith(BROWSER)
 )
@@ -298,7 +298,8 @@ def test_bytes_that_are_no_snapshot_change_nothing(env: gym.Env[Any, Any]) -> No
     for name in fields:
         if fields[name] is None:
             continue
-        for value in (None, {"x": [None]}, [[]]):
+        values: list[Any] = [None, {"x": [None]}, [[]]]
+        for value in values:
             wrong.append(json.dumps({**fields, name: value}).encode())
         wrong.append(json.dumps({k: v for k, v in fields.items() if k != name}).encode())
     for snapshot in wrong:

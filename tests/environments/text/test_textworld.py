@@ -578,7 +578,8 @@ def test_settings_and_chance_belong_to_a_snapshot(asked: list[GameSpec]) -> None
 
 
 def test_memory_of_snapshots_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textworld, "_points", points := OrderedDict())
+    points: OrderedDict[Any, Any] = OrderedDict()
+    monkeypatch.setattr(textworld, "_points", points)
     monkeypatch.setattr(textworld, "POINTS", 3)
     with playing("custom") as (env, _, _):
         snapshots = []
