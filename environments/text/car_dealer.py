@@ -397,8 +397,13 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise ConfigError(f"unknown option {name!r}; known: {', '.join(known)}")
         values = value if name == "features" else [value]
-        if not isinstance(values, list | tuple) or not values or set(values) - set(known[name]):
-            raise ConfigError(f"{name} must be of {known[name]}, got {value!r}")
+        allowed = known[name]
+        if (
+            not isinstance(values, list | tuple)
+            or not values
+            or any(v not in allowed for v in values)
+        ):
+            raise ConfigError(f"{name} must be of {allowed}, got {value!r}")
     return dict(options)
 
 

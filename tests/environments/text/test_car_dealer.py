@@ -277,6 +277,7 @@ def test_options_are_checked() -> None:
         ({"budget": 12}, "budget must be of"),
         ({"features": []}, "features must be of"),
         ({"features": "sunroof"}, "features must be of"),
+        ({"features": [["sunroof"]]}, "features must be of"),
     ):
         with pytest.raises(ConfigError, match=message):
             env.reset(options=options)
