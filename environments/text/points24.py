@@ -72,7 +72,7 @@ def look(target: int, hand: Hand, formula: str, lenient: bool) -> Position:
 
 
 def _position(target: int, prefix: Prefix, rest: Hand) -> Position:
-    solvable = can_reach(Fraction(target), prefix, rest)
+    solvable = can_reach(target, prefix, rest)
     return Position(prefix, rest, tuple(tokens_after(prefix, rest)), solvable)
 
 
@@ -169,7 +169,7 @@ class Points24Env(TextGame):
         )
 
     def _solvable(self, cards: tuple[str, ...]) -> bool:
-        return can_make(Fraction(self.target), tuple(sorted(map(self._number, cards))))
+        return can_make((self.target, 1), tuple(sorted(map(self._number, cards))))
 
     def _number(self, card: str) -> int:
         return min(RANKS.index(card[1:]) + 1, self.highest)
@@ -308,7 +308,7 @@ class Points24Env(TextGame):
     def expert(self) -> str:
         """The next token of a solution; "=" to end a game that has none any more."""
         prefix, rest = self.position.prefix, self.position.rest
-        token = next_token(Fraction(self.target), prefix, rest) if prefix is not None else ""
+        token = next_token(self.target, prefix, rest) if prefix is not None else ""
         return token or ("=" if self.mode == "original" else self.position.legal[-1])
 
     def write(self, text: str) -> str:

@@ -1,30 +1,49 @@
 """Which formulas of four cards can still become 24: exact, from any formula half written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations, pairwise
+from math import gcd
 from typing import NamedTuple
 
 Hand = tuple[int, ...]
 """Numbers, sorted; any of them may stand more than once."""
-Values = frozenset[Fraction]
+Ratio = tuple[int, int]
+"""An exact value: numerator and denominator, in lowest terms, the denominator positive. Pairs are
+several times faster than `Fraction`, of which a search needs thousands."""
 
 OPERATORS = ("+", "-", "*", "/", "(", ")", "=")
-_ZERO = Fraction(0)
-_ONE = Fraction(1)
-_WHATEVER = Fraction(1, 10**9 + 7)
-"""Stands for "any value will do" among wanted values; no formula of cards has this value."""
+_ZERO: Ratio = (0, 1)
+_WHATEVER: Ratio = (0, 0)
+"""Stands for "any value will do" among wanted values."""
+
+
+def ratio(numerator: int, denominator: int = 1) -> Ratio:
+    """The value in lowest terms.
+
+    Example:
+        >>> ratio(8, -6)
+        (-4, 3)
+    """
+    shared = gcd(numerator, denominator)
+    if denominator < 0:
+        shared = -shared
+    return numerator // shared, denominator // shared
+
+
+def _add(a: Ratio, b: Ratio, sign: int = 1) -> Ratio:
+    return ratio(a[0] * b[1] + sign * b[0] * a[1], a[1] * b[1])
 
 
 class Level(NamedTuple):
     """A formula between two brackets, or the whole, as far as it is written."""
 
-    total: Fraction = _ZERO
+    total: Ratio = _ZERO
     """The terms that are complete."""
-    sign: Fraction = _ONE
+    sign: int = 1
     """Of the term at hand."""
-    term: Fraction | None = None
+    term: Ratio | None = None
     """The factors of the term at hand so far."""
     factor: str = ""
     """``*`` or ``/`` if that was written last."""
@@ -49,16 +68,16 @@ class Prefix(NamedTuple):
         """Of a formula that is complete, else None."""
         if self.operand or self.dead or len(self.levels) > 1:
             return None
-        return _sum(self.levels[0])
+        return Fraction(*_sum(self.levels[0]))
 
     def unmet(self) -> int:
         """How many open brackets hold no operator yet."""
         return sum(not level.binary for level in self.levels)
 
 
-def _sum(level: Level) -> Fraction:
+def _sum(level: Level) -> Ratio:
     assert level.term is not None
-    return level.total + level.sign * level.term
+    return _add(level.total, level.term, level.sign)
 
 
 def write_on(prefix: Prefix, token: str, *, lenient: bool = False) -> Prefix | None:
@@ -75,7 +94,7 @@ def write_on(prefix: Prefix, token: str, *, lenient: bool = False) -> Prefix | N
             return None
         if token == "(":
             return prefix._replace(levels=(*prefix.levels, Level(binary=lenient)))
-        return _operand((*outer, level), Fraction(int(token)), prefix.dead)
+        return _operand((*outer, level), ratio(int(token)), prefix.dead)
     if prefix.operand:
         return None
     if token == ")":
@@ -84,34 +103,36 @@ def write_on(prefix: Prefix, token: str, *, lenient: bool = False) -> Prefix | N
         return _operand(tuple(outer), _sum(level), prefix.dead)
     if token in ("*", "/"):
         return Prefix((*outer, level._replace(factor=token, binary=True)), True, prefix.dead)
-    sign = _ONE if token == "+" else -_ONE
+    sign = 1 if token == "+" else -1
     return Prefix((*outer, Level(_sum(level), sign, None, "", True)), True, prefix.dead)
 
 
-def _operand(levels: tuple[Level, ...], value: Fraction, dead: bool) -> Prefix:
+def _operand(levels: tuple[Level, ...], value: Ratio, dead: bool) -> Prefix:
     *outer, level = levels
-    if level.term is None:
+    term = level.term
+    if term is None:
         term = value
     elif level.factor == "*":
-        term = level.term * value
+        term = ratio(term[0] * value[0], term[1] * value[1])
+    elif value[0]:
+        term = ratio(term[0] * value[1], term[1] * value[0])
     else:
-        dead = dead or not value
-        term = level.term / value if value else _ZERO
+        term, dead = _ZERO, True
     return Prefix((*outer, level._replace(term=term, factor="")), False, dead)
 
 
 @lru_cache(50_000)
-def can_reach(target: Fraction, prefix: Prefix, rest: Hand) -> bool:
+def can_reach(target: int, prefix: Prefix, rest: Hand) -> bool:
     """True if the formula can be completed to the target with all numbers of the rest."""
     if prefix.dead:
         return False
-    wanted: dict[Hand, set[Fraction]] = {rest: {target}}
+    wanted: dict[Hand, set[Ratio]] = {rest: {(target, 1)}}
     unmet = prefix.unmet() + prefix.operand  # numbers that the levels inside must still get
     for level, inside in pairwise(prefix.levels):
         unmet -= not level.binary
         if level == inside == _OPENED:
             continue  # "((" leads where "(" leads
-        inner: dict[Hand, set[Fraction]] = {}
+        inner: dict[Hand, set[Ratio]] = {}
         for numbers, values in wanted.items():
             for used, left in _parts(numbers):
                 if (used or level.binary) and len(left) >= unmet:
@@ -124,23 +145,23 @@ def can_reach(target: Fraction, prefix: Prefix, rest: Hand) -> bool:
     return any(check(last, numbers, values) for numbers, values in wanted.items())
 
 
-def _operand_fits(level: Level, numbers: Hand, wanted: set[Fraction]) -> bool:
+def _operand_fits(level: Level, numbers: Hand, wanted: set[Ratio]) -> bool:
     """True if the level, waiting for an operand, can take all numbers to a wanted value."""
     if level.term is None:
         if len(numbers) < (1 if level.binary else 2):
             return False
-        return any(
-            w == _WHATEVER or can_make(level.sign * (w - level.total), numbers) for w in wanted
+        return _WHATEVER in wanted or any(
+            can_make(value, numbers) for value in _remainders(level, wanted)
         )
     return any(
-        v == _WHATEVER or can_make(v, left)
+        value == _WHATEVER or can_make(value, left)
         for used, left in _parts(numbers)
         if left
-        for v in _operands(level, used, wanted)
+        for value in _operands(level, used, wanted)
     )
 
 
-def _operator_fits(level: Level, numbers: Hand, wanted: set[Fraction]) -> bool:
+def _operator_fits(level: Level, numbers: Hand, wanted: set[Ratio]) -> bool:
     """True if the level, waiting for an operator or its end, can take all numbers so."""
     term = level.term
     assert term is not None
@@ -148,127 +169,139 @@ def _operator_fits(level: Level, numbers: Hand, wanted: set[Fraction]) -> bool:
         return False
     if _WHATEVER in wanted:
         return True
-    sums = [level.sign * (value - level.total) for value in wanted]
     return any(
         _factor_fits(term, value, factors, summands)
         if factors
-        else _sum_fits(value - term, summands)
+        else _sum_fits(_add(value, term, -1), summands)
         for factors, summands in _parts(numbers)
-        for value in sums
+        for value in _remainders(level, wanted)
     )
 
 
-def _sum_fits(value: Fraction, numbers: Hand) -> bool:
+def _remainders(level: Level, wanted: Iterable[Ratio]) -> list[Ratio]:
+    """What the term at hand, and all behind it, must come to."""
+    return [(level.sign * n, d) for n, d in (_add(value, level.total, -1) for value in wanted)]
+
+
+def _sum_fits(value: Ratio, numbers: Hand) -> bool:
     """True if all the numbers can make the value or its opposite; none make 0."""
     if not numbers:
-        return not value
-    return can_make(value, numbers) or can_make(-value, numbers)
+        return not value[0]
+    return can_make(value, numbers) or can_make((-value[0], value[1]), numbers)
 
 
-def _factor_fits(term: Fraction, value: Fraction, factors: Hand, summands: Hand) -> bool:
+def _factor_fits(term: Ratio, value: Ratio, factors: Hand, summands: Hand) -> bool:
     """True if term * a + b or term / a + b can be the value, with a and b of the numbers."""
+    n, d = term
     if len(factors) < len(summands):
-        return any(
-            _sum_fits(value - term * a, summands) or (a and _sum_fits(value - term / a, summands))
-            for a in _values(factors)
-        )
+        for an, ad in _values(factors):
+            if _sum_fits(_add(value, ratio(n * an, d * ad), -1), summands):
+                return True
+            if an and _sum_fits(_add(value, ratio(n * ad, d * an), -1), summands):
+                return True
+        return False
     others = _values(factors)
-    for b in _values(summands) if summands else (_ZERO,):
-        for product in (value - b, value + b):
-            if not term:
-                if not product:
+    for bn, bd in _values(summands) if summands else (_ZERO,):
+        for sign in (1, -1):
+            top, bottom = value[0] * bd + sign * bn * value[1], value[1] * bd
+            if not n:
+                if not top:
                     return True
-            elif product / term in others or (product and term / product in others):
+            elif ratio(top * d, bottom * n) in others:
+                return True
+            elif top and ratio(n * bottom, d * top) in others:
                 return True
     return False
 
 
-def _operands(level: Level, used: Hand, wanted: set[Fraction]) -> set[Fraction]:
+def _operands(level: Level, used: Hand, wanted: set[Ratio]) -> set[Ratio]:
     """The operands after which the level, with all of `used` behind, has a wanted value."""
+    terms = _terms(level, used, wanted)
+    if level.term is None:
+        return terms
+    n, d = level.term
     found = set()
-    for term in _terms(level, used, wanted):
-        if level.term is None or term == _WHATEVER:
-            found.add(term)
-        elif level.factor == "*":
-            if level.term:
-                found.add(term / level.term)
-            elif not term:
-                found.add(_WHATEVER)
-        elif level.term:
-            if term:
-                found.add(level.term / term)
-        elif not term:
+    for top, bottom in terms:
+        if not bottom or (not n and not top):
             found.add(_WHATEVER)
+        elif n and level.factor == "*":
+            found.add(ratio(top * d, bottom * n))
+        elif n and top:
+            found.add(ratio(n * bottom, d * top))
     return found
 
 
-def _terms(level: Level, used: Hand, wanted: set[Fraction]) -> set[Fraction]:
+def _terms(level: Level, used: Hand, wanted: set[Ratio]) -> set[Ratio]:
     """The terms that all of `used` can lead from to a wanted value: term * a + b and the like."""
+    if _WHATEVER in wanted:
+        return {_WHATEVER}
+    remainders = _remainders(level, wanted)
     found = set()
     for factors, summands in _parts(used):
-        sums = [s for b in _values(summands) for s in (b, -b)] if summands else [_ZERO]
-        for value in wanted:
-            if value == _WHATEVER:
-                found.add(value)
-                continue
-            for summand in sums:
-                term = level.sign * (value - level.total - summand)
-                if not factors:
-                    found.add(term)
-                    continue
-                for a in _values(factors):
-                    if a:
-                        found.update((term / a, term * a))
-                    elif not term:
-                        found.add(_WHATEVER)
+        for bn, bd in _values(summands) if summands else (_ZERO,):
+            for sign in (1, -1):
+                for vn, vd in remainders:
+                    top, bottom = vn * bd + sign * bn * vd, vd * bd
+                    if not factors:
+                        found.add(ratio(top, bottom))
+                        continue
+                    for an, ad in _values(factors):
+                        if an:
+                            found.add(ratio(top * ad, bottom * an))
+                            found.add(ratio(top * an, bottom * ad))
+                        elif not top:
+                            found.add(_WHATEVER)
     return found
 
 
-def can_make(value: Fraction, numbers: Hand) -> bool:
+def can_make(value: Ratio, numbers: Hand) -> bool:
     """True if a formula of all the numbers has the value.
 
     Example:
-        >>> can_make(Fraction(24), (3, 3, 8, 8)), can_make(Fraction(24), (1, 1, 1, 1))
+        >>> can_make(ratio(24), (3, 3, 8, 8)), can_make(ratio(24), (1, 1, 1, 1))
         (True, False)
     """
     if len(numbers) < 4:
         return value in _values(numbers)
+    n, d = value
     for part, rest in _halves(numbers):
         others = _values(rest)
-        for a in _values(part):
-            if any(b in others for b in _partners(value, a)):
+        for an, ad in _values(part):
+            # What the rest must be, if one operation joins it to this part.
+            if (
+                ratio(n * ad - an * d, d * ad) in others
+                or ratio(an * d - n * ad, d * ad) in others
+                or ratio(n * ad + an * d, d * ad) in others
+            ):
                 return True
-            if not a and not value:
+            if an and (
+                ratio(n * ad, d * an) in others
+                or ratio(n * an, d * ad) in others
+                or (n and ratio(an * d, ad * n) in others)
+            ):
+                return True
+            if not an and not n:
                 return True  # 0 times the others
     return False
 
 
-def _partners(value: Fraction, a: Fraction) -> Iterator[Fraction]:
-    """Every b that makes the value together with a by one operation."""
-    yield value - a
-    yield a - value
-    yield value + a
-    if a:
-        yield value / a
-        yield value * a
-        if value:
-            yield a / value
-
-
 @lru_cache(4096)
-def _values(numbers: Hand) -> Values:
+def _values(numbers: Hand) -> frozenset[Ratio]:
     """All values of formulas of all these numbers."""
     if len(numbers) == 1:
-        return frozenset([Fraction(numbers[0])])
-    made = set[Fraction]()
+        return frozenset([(numbers[0], 1)])
+    made = set[Ratio]()
     for part, rest in _halves(numbers):
-        for a in _values(part):
-            for b in _values(rest):
-                made.update((a + b, a - b, b - a, a * b))
-                if b:
-                    made.add(a / b)
-                if a:
-                    made.add(b / a)
+        for an, ad in _values(part):
+            for bn, bd in _values(rest):
+                left, right, bottom = an * bd, bn * ad, ad * bd
+                difference = ratio(left - right, bottom)
+                made.update((ratio(left + right, bottom), difference, ratio(an * bn, bottom)))
+                made.add((-difference[0], difference[1]))
+                if bn:
+                    made.add(ratio(left, right))
+                if an:
+                    made.add(ratio(right, left))
     return frozenset(made)
 
 
@@ -306,7 +339,7 @@ def tokens_after(prefix: Prefix, rest: Hand) -> list[str]:
     return [*found, "="] if len(prefix.levels) == 1 else found
 
 
-def next_token(target: Fraction, prefix: Prefix, rest: Hand) -> str:
+def next_token(target: int, prefix: Prefix, rest: Hand) -> str:
     """The token that leads to a formula of the target's value, or "" if none does."""
     if not rest and prefix.value == target:
         return "="
@@ -334,7 +367,7 @@ def solution(target: int, hand: Hand) -> str:
         '8/(3-8/3)'
     """
     prefix, rest, written = Prefix(), hand, ""
-    while token := next_token(Fraction(target), prefix, rest):
+    while token := next_token(target, prefix, rest):
         if token == "=":
             return written
         after = write_on(prefix, token)
