@@ -384,7 +384,7 @@ class OpenAIBackend:
     def _wait_s(self, attempt: int, asked: str | None) -> float:
         """Seconds before the next attempt: what the server asked for, else doubling with jitter."""
         # Jitter keeps many waiting requests from coming back at the same moment.
-        own = self._backoff_s * float(2**attempt) * self._jitter.uniform(0.75, 1.25)
+        own = self._backoff_s * 2.0 ** min(attempt, 30) * self._jitter.uniform(0.75, 1.25)
         return min(max(_seconds(asked), own), _LONGEST_WAIT_S)
 
 

@@ -86,6 +86,7 @@ class FakeServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients leave
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
@@ -253,7 +254,7 @@ def test_a_passing_fault_is_tried_again(
     server: FakeServer, connect: Callable[..., OpenAIBackend], fault: Any
 ) -> None:
     server.reply = lambda count, _: fault if count < 2 else chat("at last")
-    backend = connect(timeout_s=0.3 if fault == "hang" else 20)
+    backend = connect(timeout_s=1.0 if fault == "hang" else 20)
     answer = backend.generate([request()])[0]
     assert (answer.text, answer.error) == ("at last", "")
     assert (backend.usage.requests, backend.usage.retries, backend.usage.failed) == (1, 2, 0)
@@ -266,7 +267,7 @@ def test_a_lasting_fault_fails_that_request_alone(
     server.reply = lambda _, body: (
         fault if body["messages"][1]["content"] == "bad" else chat("fine")
     )
-    backend = connect(max_retries=1, timeout_s=0.3 if fault == "hang" else 20)
+    backend = connect(max_retries=1, timeout_s=1.0 if fault == "hang" else 20)
     answers = backend.generate([request("a"), request("bad"), request("b")])
     assert [a.text for a in answers] == ["fine", "", "fine"]
     assert answers[1].finish_reason == "error"
@@ -301,7 +302,8 @@ def test_waits_double_and_follow_the_server(connect: Callable[..., OpenAIBackend
         assert 0.75 * middle <= backend._wait_s(attempt, None) <= 1.25 * middle
     assert backend._wait_s(0, "7") == 7
     assert backend._wait_s(0, "Wed, 21 Oct 2026 07:28:00 GMT") <= 1.25
-    assert backend._wait_s(0, "86400") == backend._wait_s(30, None) == 60
+    assert backend._wait_s(0, "86400") == backend._wait_s(30, None) == backend._wait_s(9999, None)
+    assert backend._wait_s(9999, None) == 60
 
 
 @pytest.mark.parametrize("status", [429, 503])
