@@ -59,6 +59,10 @@ class PagePool:
         self._free[list(pages)] = True
         self.free += len(pages)
 
+    def exchange(self, page: int, free: int) -> None:
+        """Give a page back and have a free one instead."""
+        self._free[page], self._free[free] = True, False
+
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy pages in all layers; all sources are read before any target is written."""
         if sources:
@@ -159,10 +163,14 @@ class PrefixTree:
         self._roots: dict[Hashable, Node] = {}
         self._queue: list[tuple[int, int, Node]] = []  # (stamp, tie-break, leaf); may be outdated
         self._clock = count(1)
-        self.nodes = 0
-        """Pages in the tree."""
+        self._by_page: dict[int, Node] = {}
         self.pinned = 0
         """Pages among them that are in use."""
+
+    @property
+    def nodes(self) -> int:
+        """Pages in the tree."""
+        return len(self._by_page)
 
     @property
     def evictable(self) -> int:
@@ -261,9 +269,30 @@ class PrefixTree:
             node = stack.pop()
             assert not node.users, "a prefix in use was dropped"
             stack += node.children
-            node.alive = False
-            self.nodes -= 1
-            self.pool.give([node.page])
+            self._lose(node)
+
+    def gather(self, pages: Sequence[int]) -> dict[int, int]:
+        """Bring pages of running rows to the low end, in exchange for what lies there.
+
+        Args:
+            pages: all that running rows have for themselves.
+
+        Returns:
+            For each page that has moved, where it is now.
+        """
+        used = set(pages)
+        sources = [page for page in pages if page >= len(used)]
+        targets = [page for page in range(len(used)) if page not in used]
+        moved = dict(zip(sources, targets, strict=True))
+        kept = {target: source for source, target in moved.items() if target in self._by_page}
+        self.pool.copy([*moved, *kept], [*moved.values(), *kept.values()])
+        for source, target in moved.items():
+            if (node := self._by_page.pop(target, None)) is not None:
+                node.page = source
+                self._by_page[source] = node
+            else:
+                self.pool.exchange(source, target)
+        return moved
 
     def _grow(
         self,
@@ -289,7 +318,7 @@ class PrefixTree:
             return None
         child = Node(chunk, page, parent)
         parent.add(child)
-        self.nodes += 1
+        self._by_page[page] = child
         return child
 
     def _touch(self, node: Node) -> None:
@@ -309,11 +338,14 @@ class PrefixTree:
         parent = node.parent
         assert parent is not None, "the root is no page"
         parent.remove(node)
-        node.alive = False
-        self.nodes -= 1
-        self.pool.give([node.page])
+        self._lose(node)
         if parent.parent is not None:
             self._offer(parent)
+
+    def _lose(self, node: Node) -> None:
+        node.alive = False
+        del self._by_page[node.page]
+        self.pool.give([node.page])
 
 
 def _text(tokens: IntArray) -> bytes:

@@ -25,6 +25,9 @@ _LOOKAHEAD = 8
 _TRUNK_GAIN = 64
 """Pages that reading a shared beginning in place must save in a step; its own cost is as much as
 attention over about half as many pages."""
+_SPARSE = 0.5
+"""The running texts' pages are brought together when fewer than this part of the pages up to the
+highest of them are theirs."""
 _RECOVERY = 64
 """Steps without failure after which lowered limits are doubled."""
 
@@ -101,6 +104,7 @@ class Scheduler:
         """
         self._drop_aborted()
         self._admit(fresh)
+        self._gather()
         for weights in dict.fromkeys(job.weights for job in self.running):
             self._forward([job for job in self.running if job.weights == weights])
         if self._good_steps >= _RECOVERY and (self._max_batch, self._chunk) != self._limits:
@@ -276,6 +280,14 @@ class Scheduler:
         tokens = np.array(job.tokens[: job.computed], np.int32)
         own = job.pages[: _pages(len(tokens)) - len(job.trunk)]
         return self.tree.insert(job.weights, tokens, job.trunk, own, give=give)
+
+    def _gather(self) -> None:
+        """Bring scattered pages of running texts together; see `attention.Plan`."""
+        pages = sorted(page for job in self.running for page in job.pages)
+        if pages and len(pages) < _SPARSE * (pages[-1] + 1):
+            moved = self.tree.gather(pages)
+            for job in self.running:
+                job.pages = [moved.get(page, page) for page in job.pages]
 
     # Computing
 

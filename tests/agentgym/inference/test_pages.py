@@ -144,6 +144,35 @@ def test_a_kind_is_dropped_as_a_whole() -> None:
     assert tree.evict(9) == 1  # what was dropped is not evicted again
 
 
+def test_running_pages_are_brought_to_the_low_end() -> None:
+    tree = PrefixTree(pool(6))
+    keep(tree, text((1, PAGE), (2, PAGE)))  # copies at 5 and 4
+    pages = [tree.pool.take() for _ in range(4)]
+    tree.pool.give([1])
+    tree.evict(1)  # what is at 4
+    assert pages == [0, 1, 2, 3]
+    tree.pool.memory[:, :, 3] = 33
+    tree.pool.memory[:, :, 2] = 22
+    assert tree.gather([0, 2, 3]) == {3: 1}
+    assert tree.pool.memory[0, 0, :4, 0, 0, 0].tolist()[1:3] == [33, 22]
+    assert tree.pool.free == 2
+    assert tree.pool.take() == 3
+
+
+def test_what_is_kept_makes_way_and_is_found_where_it_went() -> None:
+    tree = PrefixTree(pool(4))
+    for page in range(4):
+        assert tree.pool.take() == page
+        tree.pool.memory[:, :, page] = page
+    assert tree.insert("policy", text((1, PAGE)), (), [0], give=True) == {0}
+    tree.pool.give([1])
+    assert tree.gather([2, 3]) == {2: 0, 3: 1}
+    assert tree.match("policy", text((1, PAGE)), 99).nodes[0].page == 2
+    assert tree.pool.memory[0, 0, :3, 0, 0, 0].tolist() == [2, 3, 0]
+    assert (tree.pool.free, tree.evict(1), tree.pool.free) == (1, 1, 2)
+    assert (tree.pool.take(), tree.pool.take()) == (2, 3)
+
+
 def test_the_queue_of_leaves_stays_short() -> None:
     tree = PrefixTree(pool())
     for _ in range(500):
