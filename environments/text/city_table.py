@@ -83,6 +83,11 @@ _LARGER = re.compile(r"\b(larger|bigger|more populous|smaller|less populous) tha
 _LARGEST = re.compile(
     r"(?:largest|biggest|most populous|most populated) city (?:in|of) (?:its|the|this|that) country"
 )
+_COUNTING = set(
+    "is are does do has have it this the a an city there they of in on at by with its live lives "
+    "living people inhabitants residents population populated populous larger largest biggest most "
+    "cities world much does more total number".split()
+)
 _AMONG = re.compile(r"\b(?:top|among the|one of the) (\d+|ten|five|twenty)\b")
 _NUMBERS = {
     word: number
@@ -329,27 +334,30 @@ class CityTable:
     def _counted(self, said: str) -> list[bool] | None:
         """Statements about the population and the rank."""
         larger = _LARGER.search(said)
-        if larger is not None and larger[2] in self._named:
+        if larger is not None and larger[2] in self._named and _only_counts(said, larger):
             other = self.cities[self._named[larger[2]]].population
             bigger = larger[1] in ("larger", "bigger", "more populous")
             return [
                 city.population > other if bigger else city.population < other
                 for city in self.cities
             ]
-        if _LARGEST.search(said) is not None:
+        largest = _LARGEST.search(said)
+        if largest is not None and _only_counts(said, largest):
             first: dict[str, int] = {}
             for city in self.cities:  # in the order of their ranks
                 first.setdefault(city.country, city.rank)
             return [city.rank == first[city.country] for city in self.cities]
         among = _AMONG.search(said)
-        if among is not None and re.search(r"large|big|popul|cit", said):
+        if among is not None and _only_counts(said, among):
             count = int(_NUMBERS.get(among[1], among[1]))
             return [city.rank <= count for city in self.cities]
         limit = _THRESHOLD.search(said)
-        if limit is None or not re.search(r"popul|people|inhabitants|residents|million", said):
+        if limit is None or not _only_counts(said, limit):
             return None
         number = limit[2].replace(" ", "")[:12]
         limited = float(_NUMBERS.get(number, number or "0"))
+        if limited < 1000 and not limit[3]:  # five of what?
+            return None
         thousands = limited * {"million": 1000, "thousand": 1}.get(limit[3], 0.001)
         more = limit[1] in ("more", "over", "larger", "greater", "above")
         return [
@@ -493,6 +501,11 @@ class CityTable:
         # Longer names count as the beginning of a word too: the land's name in its people's.
         parts = [f"{name}\\b" if len(name) <= 4 else name for name in sorted(names)]
         return re.compile(rf"\b(?:{'|'.join(parts)})")
+
+
+def _only_counts(said: str, match: re.Match[str]) -> bool:
+    """True if the rest of the words limits the statement to nothing smaller or larger."""
+    return set((said[: match.start()] + said[match.end() :]).split()) <= _COUNTING
 
 
 @cache
