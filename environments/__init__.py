@@ -78,6 +78,12 @@ def _register_miniwob() -> None:
             kwargs={"task": task},
             max_episode_steps=10,
         )
+        _register(
+            id=f"agentgym/browsergym.miniwob.{task}-v0",
+            entry_point="agentgym.environments.web.browsergym:BrowserGymMiniWob",
+            kwargs={"task": task},
+            max_episode_steps=10,
+        )
 
 
 def _register_browsing() -> None:

@@ -24,7 +24,7 @@ from agentgym.environments.text.games import GameSpec, game_file
 from agentgym.errors import ConfigError, EpisodeOverError
 from agentgym.forks import fork
 
-BROWSER = ("agentgym/miniwob.", "agentgym/web")
+BROWSER = ("agentgym/miniwob.", "agentgym/browsergym.", "agentgym/web")
 IDS = sorted(
     name for name in gym.registry if name.startswith("agentgym/") and not name.startswith(BROWSER)
 )

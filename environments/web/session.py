@@ -1,0 +1,527 @@
+"""A browsing session: one visitor with cookies and tabs, kept to what a guard allows.
+
+Nothing a page does ends the session: it is bounded, stopped or closed, and told. What is wrong for
+the agent collects in `Session.problems`, what it may like to know in `Session.notes`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
+
+from agentgym.actions import ActionCall, ActionSpec
+from agentgym.environments.web.actions import perform
+from agentgym.environments.web.browser import START_TIMEOUT_S, Browser, new_context
+from agentgym.environments.web.guard import BLANK, Gate, Guard
+from agentgym.environments.web.page import CLOSE_TIMEOUT_S, image_of, one_line, quietly, script
+from agentgym.environments.web.tab import LOAD_S, NETWORK_S, Tab
+from agentgym.environments.web.view import PageView
+from agentgym.errors import BrowserError, ConfigError
+from agentgym.types import ImageArray
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser as Chromium
+    from playwright.async_api import BrowserContext, Dialog
+
+T = TypeVar("T")
+
+ACTION_S = 5.0
+"""How long a page may hold up an action or a look at it."""
+CALL_S = 60.0
+"""Deadline of a whole call; what it bounds inside is far below."""
+MAX_TABS = 10
+MAX_DIALOGS = 20
+"""Dialogs of one action before the tab that opens them is closed."""
+MAX_NOTES = 10
+Dialogs = Literal["accept", "dismiss"]
+
+
+# ---- what the agent reads: names, parameters and one line each ------------------------------
+
+
+def goto(url: str) -> None:
+    """Open an address in the current tab."""
+
+
+def go_back() -> None:
+    """Go back in the tab's history."""
+
+
+def go_forward() -> None:
+    """Go forward in the tab's history."""
+
+
+def new_tab() -> None:
+    """Open an empty tab and make it the current one."""
+
+
+def tab_focus(index: int) -> None:
+    """Make another tab the current one."""
+
+
+def tab_close() -> None:
+    """Close the current tab."""
+
+
+TAB_ACTIONS: Mapping[str, ActionSpec] = {
+    f.__name__: ActionSpec.from_function(f)
+    for f in (goto, go_back, go_forward, new_tab, tab_focus, tab_close)
+}
+
+
+# ---- how it is done -------------------------------------------------------------------------
+
+
+class Session:
+    """A context with its tabs. Every thread may `open`, `run` and `close`; coroutines go to `run`.
+
+    A tab that hangs, crashes or keeps reloading is closed; the session goes on with another one.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        context: "BrowserContext",
+        gate: Gate,
+        guard: Guard,
+        size: tuple[int, int],
+        dialogs: Dialogs,
+    ) -> None:
+        self.browser = browser
+        self.guard = guard
+        self.size = size
+        """(width, height) of the viewport in CSS pixels."""
+        self.tabs: list[Tab] = []
+        self.current: Tab
+        self.problems: list[str] = []
+        """What went wrong since `begin`, said for the agent."""
+        self.notes: list[str] = []
+        """What else happened since `begin`: dialogs, pop-ups."""
+        self._context = context
+        self._context_id = ""
+        self._gate = gate
+        self._dialogs = dialogs
+        self._targets: list[str] = []  # of live tabs, oldest first; some may not be in `tabs` yet
+        self._empty: list[str] = []  # targets whose only document was refused
+        self._dialog_count = 0
+        context.on("dialog", self._dialog_opened)
+
+    @classmethod
+    def open(
+        cls,
+        browser: Browser,
+        guard: Guard,
+        *,
+        size: tuple[int, int] = (1280, 720),
+        locale: str = "en-US",
+        geolocation: tuple[float, float] | None = None,
+        storage_state: Path | str | None = None,
+        dialogs: Dialogs = "accept",
+    ) -> "Session":
+        """A session with one blank tab; starts Chromium if it does not run.
+
+        Args:
+            browser: where.
+            guard: what may be opened.
+            size: (width, height) of the viewport in CSS pixels.
+            locale: language that the browser asks for.
+            geolocation: (latitude, longitude) told to pages that ask; other permissions are denied.
+            storage_state: Playwright's file of cookies and local storage.
+            dialogs: how `confirm` and `prompt` are answered.
+
+        Raises:
+            ConfigError: an argument is wrong.
+            BrowserError: Chromium failed.
+        """
+        if dialogs not in get_args(Dialogs):
+            raise ConfigError(f"dialogs must be one of {get_args(Dialogs)}, got {dialogs!r}")
+        options: dict[str, Any] = {"locale": locale}
+        if storage_state is not None:
+            options["storage_state"] = _storage(Path(storage_state))
+        permissions: list[str] = []
+        if geolocation is not None:
+            options["geolocation"] = {"latitude": geolocation[0], "longitude": geolocation[1]}
+            permissions = ["geolocation"]
+
+        async def open_in(chromium: "Chromium") -> "Session":
+            gate = await Gate.of(chromium)
+            context = await new_context(chromium, size, **options)
+            await context.add_init_script(script("listeners.js"))
+            await context.grant_permissions(permissions)  # denies all others
+            session = cls(browser, context, gate, guard, size, dialogs)
+            session.current = await session._open_tab()
+            return session
+
+        return browser.run(browser.use(open_in), START_TIMEOUT_S)
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = CALL_S) -> T:
+        """Run a coroutine that uses this session, and wait for it.
+
+        Raises:
+            BrowserError: Chromium failed, or did not answer in time.
+        """
+        return self.browser.run(self._guarded(coroutine), timeout_s)
+
+    def close(self) -> None:
+        """Close everything; may be called twice, and after Chromium's end."""
+        try:
+            self.browser.run(self._close(), CLOSE_TIMEOUT_S)
+        except BrowserError:
+            return  # it is gone already, and that is what was asked for
+
+    # ---- on the browser's loop: what an environment does -----------------------------------------
+
+    async def start(self, urls: Sequence[str]) -> None:
+        """Open each address in a tab of its own; the first becomes the current one.
+
+        Raises:
+            ConfigError: the guard does not allow an address.
+            BrowserError: one could not be opened.
+        """
+        for index, url in enumerate(urls):
+            refusal = self.guard.refusal(url)
+            if refusal:
+                raise ConfigError(f"{refusal} It is a start address: allow its host")
+            if index:
+                self.current = await self._open_tab()
+            await self._open(self.current, url)
+            await self.settle()
+            await self._check_opened(self.current, url)
+        self.current = self.tabs[0]
+        await self.current.session.send("Page.bringToFront")
+
+    def begin(self) -> None:
+        """A new action: what happens from now on is its doing."""
+        self.problems, self.notes = [], []
+        self._dialog_count = 0
+        for tab in self.tabs:
+            tab.navigations = 0
+            tab.unreachable = None
+
+    async def act(self, call: ActionCall, view: PageView) -> str:
+        """Carry out a call on the current tab, or on the tabs; then wait until it is quiet.
+
+        Returns:
+            What was wrong with the call, said for the agent; empty if it was carried out.
+        """
+        self.begin()
+        tab, error = self.current, ""
+        try:
+            if call.name in TAB_ACTIONS:
+                error = await _DO[call.name](self, **call.arguments)
+            elif call.name == "wait":
+                error = await perform(tab, call, view)
+                await asyncio.sleep(0.0 if error else call.arguments["seconds"])
+            else:
+                error = await tab.attempt("The action", perform(tab, call, view), ACTION_S)
+        except BrowserError as problem:
+            await self._lose(tab, problem)
+        return error
+
+    async def settle(self) -> str:
+        """Wait until the current tab is quiet; tabs that pages opened become the session's.
+
+        Returns:
+            See `Tab.rest`; "closed" if the tab had to be closed.
+        """
+        reason = await self._rest()
+        if len(self._targets) > len(self.tabs):
+            await self._adopt_all()
+            reason = await self._rest()
+        for tab in [t for t in self.tabs if t.failure]:
+            await self._lose(tab, BrowserError(tab.failure))
+            reason = "closed"
+        for tab in self.tabs:
+            self.problems += tab.told
+            tab.told = []
+        return reason
+
+    async def look(self, *, image: bool = False) -> PageView:
+        """What the current tab shows; empty if it cannot be looked at."""
+        tab = self.current
+        for _ in range(2):
+            try:
+                return await tab.attempt("Looking at the page", tab.look(), ACTION_S)
+            except BrowserError as problem:
+                if tab.failure:
+                    await self._lose(tab, problem)
+                    break
+                await self._rest()  # a new document came meanwhile
+        self.problems += tab.told
+        tab.told = []
+        return PageView((), url=(await self.current.summary())[0])
+
+    async def photograph(self) -> ImageArray:
+        """(H, W, 3) RGB of the current tab; black if it cannot be looked at."""
+        tab = self.current
+        try:
+            png = await tab.attempt("The picture", tab.photograph(), ACTION_S)
+        except BrowserError as problem:
+            await self._lose(tab, problem)
+            png = await self.current.photograph()
+        return image_of(png, self.size)
+
+    async def tab_list(self, view: PageView) -> list[tuple[str, str]]:
+        """Address and title of each tab; the current one's are the view's."""
+        others = [tab for tab in self.tabs if tab is not self.current]
+        known = dict(zip(others, await asyncio.gather(*(t.summary() for t in others)), strict=True))
+        known[self.current] = (view.url, view.title)
+        return [known[tab] for tab in self.tabs]
+
+    async def freeze(self) -> None:
+        """Stop all tabs for good, so that they can be judged as they are."""
+        await self._adopt_all()
+        for tab in self.tabs:
+            try:
+                await asyncio.wait_for(tab.freeze(), ACTION_S)
+            except TimeoutError:
+                raise BrowserError("a tab did not stop") from None
+
+    @asynccontextmanager
+    async def visit(self, url: str) -> AsyncIterator[Tab]:
+        """Another page with the session's cookies, in a tab that is closed after.
+
+        Raises:
+            BrowserError: it could not be opened.
+        """
+        refusal = self.guard.refusal(url)
+        if refusal:
+            raise ConfigError(f"{refusal} The evaluation reads it: allow its host")
+        current, tab = self.current, await self._open_tab()
+        try:
+            await self._open(tab, url)
+            await tab.attempt("The page", tab.rest(), LOAD_S + ACTION_S)
+            await self._check_opened(tab, url)
+            yield tab
+        finally:
+            self.tabs.remove(tab)
+            self.current = current
+            self._gate.close_tab(tab.id)
+
+    # ---- the tab actions ---------------------------------------------------------------------
+
+    async def _goto(self, url: str) -> str:
+        url = url.strip()
+        if "://" not in url and not urlsplit(url).scheme:
+            url = f"http://{url}"
+        refusal = self.guard.refusal(url)
+        if refusal:
+            return refusal
+        try:
+            await self._open(self.current, url)
+        except BrowserError as problem:
+            if self.current.failure:
+                raise
+            return f"{one_line(problem)}."
+        return ""
+
+    async def _move(self, by: int) -> str:
+        url = await self.current.attempt("Going there", self.current.step_back(by), ACTION_S)
+        return "" if url else f"There is no {'previous' if by < 0 else 'next'} page."
+
+    async def _new(self) -> str:
+        if len(self.tabs) >= MAX_TABS:
+            return f"There are {MAX_TABS} tabs already; close one first."
+        self.current = await self._open_tab()
+        return ""
+
+    async def _focus(self, index: int) -> str:
+        if not 0 <= index < len(self.tabs):
+            return f"There is no tab {index}. Tabs: 0-{len(self.tabs) - 1}."
+        self.current = self.tabs[index]
+        await self.current.session.send("Page.bringToFront")
+        return ""
+
+    async def _close_current(self) -> str:
+        self._gate.close_tab(self.current.id)
+        await self._remove(self.current)
+        return ""
+
+    # ---- tabs come and go ------------------------------------------------------------------------
+
+    async def _open(self, tab: Tab, url: str) -> None:
+        await tab.attempt("Opening the page", tab.navigate(url), LOAD_S)
+
+    async def _check_opened(self, tab: Tab, url: str) -> None:
+        """Raise if what the environment itself opened is not there."""
+        why = tab.failure
+        if not why and tab.unreachable is not None:
+            why = tab.unreachable[1]
+        if not why and (await tab.summary())[0] in ("", BLANK):  # refused, or nothing ever came
+            why = next(iter([*tab.told, *self.problems]), "it showed nothing")
+        if why:
+            raise BrowserError(f"cannot open {url}: {why}")
+
+    async def _open_tab(self) -> Tab:
+        tab = await self._adopt(await self._context.new_page())
+        tab.told = []
+        return tab
+
+    async def _adopt(self, page: Any) -> Tab:
+        tab = await Tab.adopt(self.browser, self._context, page, self.size)
+        if not self._context_id:
+            self._context_id = tab.context_id
+            self._gate.watch(tab.context_id, self)
+        tab.session.on(
+            "Page.frameAttached", lambda event: self._gate.know(event["frameId"], tab.context_id)
+        )
+        if tab.id not in self._targets:
+            self._targets.append(tab.id)
+        self.browser.watch(tab)
+        self.tabs.append(tab)
+        return tab
+
+    async def _adopt_all(self) -> None:
+        """Make tabs of what pages have opened, the newest the current one; drop what is closed."""
+        end = asyncio.get_running_loop().time() + NETWORK_S
+        while True:
+            ours = {tab.playwright for tab in self.tabs}
+            new = [
+                page for page in self._context.pages if page not in ours and not page.is_closed()
+            ]
+            for page in new:
+                if len(self.tabs) >= MAX_TABS:
+                    self._note(f"There are {MAX_TABS} tabs; more of them were closed.")
+                    await page.close()
+                    continue
+                try:
+                    self.current = await asyncio.wait_for(self._adopt(page), ACTION_S)
+                except TimeoutError:
+                    self.problems.append("A new tab hung and was closed.")
+                    quietly(page.close())
+            if not self._waiting() or asyncio.get_running_loop().time() > end:
+                break
+            await asyncio.sleep(0.005)
+        for target in self._waiting():
+            self._empty.append(target)
+            self.problems.append("A new tab did not load and was closed.")
+        # Not sooner: a tab that is closed while it comes into being blocks the page that opens it.
+        for target in self._empty:
+            self._gate.close_tab(target)
+            if target in self._targets:
+                self._targets.remove(target)
+        self._empty = []
+
+    def _waiting(self) -> list[str]:
+        """Targets that are no tabs yet and may become some."""
+        known = {*self._empty, *(tab.id for tab in self.tabs)}
+        return [target for target in self._targets if target not in known]
+
+    async def _remove(self, tab: Tab) -> None:
+        """A tab is gone: the last of the others becomes current, or a new blank one."""
+        tab.give_up("the tab was closed")
+        if tab in self.tabs:
+            self.tabs.remove(tab)
+        if tab.id in self._targets:
+            self._targets.remove(tab.id)
+        if tab is self.current:
+            self.current = self.tabs[-1] if self.tabs else await self._open_tab()
+            await self.current.session.send("Page.bringToFront")
+
+    async def _lose(self, tab: Tab, problem: BrowserError) -> None:
+        """A tab failed: close it, unless the whole of Chromium did."""
+        if not tab.failure:
+            raise problem
+        browser = self._context.browser
+        if browser is None or not browser.is_connected():
+            raise BrowserError("Chromium ended") from problem
+        if tab not in self.tabs:
+            return
+        self.problems += tab.told
+        if tab.id in self._targets:
+            self._gate.close_tab(tab.id)
+            self.problems.append(f"The tab was closed: {tab.failure}.")
+        else:
+            self.notes.append("The page closed its tab.")
+        await self._remove(tab)
+
+    async def _rest(self) -> str:
+        tab = self.current
+        try:
+            return await tab.attempt("The page", tab.rest(), LOAD_S + ACTION_S)
+        except BrowserError as problem:
+            await self._lose(tab, problem)
+            return "closed"
+
+    # ---- what the gate and the pages tell ----------------------------------------------------
+
+    def refused(self, url: str, why: str, frame: str) -> None:
+        """See `guard.Visitor`."""
+        if why not in self.problems and len(self.problems) < MAX_NOTES:
+            self.problems.append(why)
+        if frame in self._waiting():
+            self._empty.append(frame)
+
+    def opened(self, target: str) -> None:
+        """See `guard.Visitor`."""
+        self._targets.append(target)
+
+    def closed(self, target: str) -> None:
+        """See `guard.Visitor`."""
+        if target in self._targets:
+            self._targets.remove(target)
+            for tab in self.tabs:
+                if tab.id == target:
+                    tab.give_up("it was closed")
+
+    def _dialog_opened(self, dialog: "Dialog") -> None:
+        self._dialog_count += 1
+        accept = self._dialogs == "accept" or dialog.type in ("alert", "beforeunload")
+        self._note(
+            f"A dialog ({dialog.type}) said {json.dumps(dialog.message[:200], ensure_ascii=False)} "
+            f"and was answered {'OK' if accept else 'Cancel'}."
+        )
+        if self._dialog_count > MAX_DIALOGS:
+            for tab in self.tabs:
+                if tab.playwright == dialog.page:
+                    tab.give_up("it kept opening dialogs")
+            return
+        text = dialog.default_value if dialog.type == "prompt" else None
+        quietly(dialog.accept(text) if accept else dialog.dismiss())
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes and len(self.notes) < MAX_NOTES:
+            self.notes.append(text)
+
+    async def _guarded(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        from playwright.async_api import Error
+
+        try:
+            return await coroutine
+        except Error as error:
+            raise BrowserError(one_line(error)) from error
+
+    async def _close(self) -> None:
+        for tab in self.tabs:
+            tab.give_up("the session is closed")
+        self._gate.forget(self._context_id)
+        quietly(self._context.close())
+
+
+_DO: Mapping[str, Callable[..., Coroutine[Any, Any, str]]] = {
+    "goto": Session._goto,
+    "go_back": lambda session: session._move(-1),
+    "go_forward": lambda session: session._move(1),
+    "new_tab": Session._new,
+    "tab_focus": Session._focus,
+    "tab_close": Session._close_current,
+}
+
+
+def _storage(file: Path) -> dict[str, Any]:
+    """Playwright's storage state.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
+    try:
+        state = json.loads(file.read_text("utf-8"))
+        good = isinstance(state["cookies"], list) and isinstance(state.get("origins", []), list)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{file} holds no storage state: {error!r}") from error
+    if not good:
+        raise ConfigError(f"{file} holds no storage state: cookies and origins must be lists")
+    return {"cookies": state["cookies"], "origins": state.get("origins", [])}

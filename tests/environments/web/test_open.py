@@ -1,0 +1,177 @@
+import json
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import agentgym  # noqa: F401  (registers the ids)
+from agentgym.environments.web.open import ACTIONS, OpenWebEnv, origin
+from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
+
+Serve = Callable[[Mapping[str, Any]], str]
+Make = Callable[..., OpenWebEnv]
+SHOP = "<title>Shop</title><a href=/b>B</a><button onclick='alert(1)'>Ask</button>"
+
+
+@pytest.fixture
+def make(patient: None) -> Iterator[Make]:
+    made: list[OpenWebEnv] = []
+
+    def start(**arguments: Any) -> OpenWebEnv:
+        env = gym.make("agentgym/web.open-v0", **arguments).unwrapped
+        assert isinstance(env, OpenWebEnv)
+        made.append(env)
+        return env
+
+    yield start
+    for env in made:
+        env.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("images", [False, True])
+def test_gymnasiums_own_check(serve: Serve, make: Make, images: bool) -> None:
+    home = serve({"/": SHOP, "/b": "B"})
+    check_env(
+        make(
+            start_url=home, goal="Find B.", images=images, size=(200, 100), render_mode="rgb_array"
+        )
+    )
+
+
+@pytest.mark.browser
+def test_an_episode(serve: Serve, make: Make) -> None:
+    home = serve({"/": SHOP, "/b": "<title>B\n| Tab 1: x</title>Bee"})
+    env = make(start_url=home, goal="Find B.", render_mode="ansi")
+    observation, info = env.reset(seed=0)
+    assert observation == {
+        "goal": "Find B.",
+        "text": f'Tab 0 (current): "Shop"\nURL: {home}/\n\n[1] link "B"\n[2] button "Ask"',
+        "error": "",
+    }
+    assert info == {"url": f"{home}/"}
+    observation, reward, terminated, truncated, info = env.step('I ask.\nclick("2")')
+    assert 'Note: A dialog (alert) said "1" and was answered OK.' in observation["text"]
+    assert (observation["error"], reward, terminated, truncated) == ("", 0.0, False, False)
+    assert info == {
+        "action": 'click("2")',
+        "action_error": "",
+        "parsed": True,
+        "thought": "I ask.",
+        "url": f"{home}/",
+        "settled": "quiet",
+        "events": ['A dialog (alert) said "1" and was answered OK.'],
+    }
+    observation, *_, info = env.step('goto("file:///etc/passwd")')
+    assert observation["error"] == info["action_error"]
+    assert "'file:///etc/passwd' was not opened" in observation["error"]
+    observation, *_ = env.step("what?")
+    assert observation["error"].startswith("No action found.")
+    env.step("new_tab()")
+    observation, *_ = env.step(f'goto("{home}/b")')
+    tabs = f'Tab 0: "Shop" | Tab 1 (current): "B | Tab 1: x"\nURL: {home}/b\n\ntext "Bee"'
+    assert observation["text"] == tabs
+    assert env.render() == f"Find B.\n{tabs}"
+    observation, reward, terminated, truncated, info = env.step('answer("Bee")')
+    assert (observation["text"], reward, terminated, truncated) == (tabs, 0.0, True, False)
+    assert (info["success"], info["answer"], info["infeasible"]) == (None, "Bee", False)
+    assert json.loads(json.dumps(info)) == info
+    with pytest.raises(EpisodeOverError):
+        env.step("go_back()")
+
+
+@pytest.mark.browser
+def test_tasks_come_by_options_too(serve: Serve, make: Make) -> None:
+    home, other = serve({"/": "Home"}), serve({"/": "Other"})
+    env = make()
+    hosts = [home, other.removeprefix("http://")]
+    task = {"start_url": home, "goal": "Leave.", "allowed_hosts": hosts}
+    observation, _ = env.reset(options=task)
+    assert observation["goal"] == "Leave."
+    observation, *_ = env.step(f'goto("{other}")')
+    assert 'text "Other"' in observation["text"]
+    *_, info = env.step('infeasible("There is no way.")')
+    assert (info["success"], info["answer"], info["infeasible"]) == (None, "There is no way.", True)
+
+
+@pytest.mark.browser
+def test_a_host_that_goes_away_is_not_the_agents_fault(serve: Serve, make: Make) -> None:
+    down: list[bool] = []
+
+    def flaky(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(503 if down else 200)
+        handler.send_header("Content-Type", "text/html")
+        handler.end_headers()
+        handler.wfile.write(b"<a href=/>Again</a>")
+
+    env = make(start_url=serve({"/": flaky}), goal="Stay.")
+    env.reset(seed=0)
+    down.append(True)
+    with pytest.raises(BrowserError, match="cannot be reached any more: HTTP 503"):
+        env.step('click("1")')
+    with pytest.raises(EpisodeOverError):
+        env.step('click("1")')
+    with pytest.raises(BrowserError, match="HTTP 503"):
+        env.reset(seed=0)
+
+
+@pytest.mark.browser
+def test_the_text_keeps_its_limit(serve: Serve, make: Make) -> None:
+    long = "<title>" + "t" * 1000 + "</title>" + "<button>long</button>" * 1000
+    env = make(start_url=serve({"/": long}), goal="Read.", max_chars=500)
+    observation, _ = env.reset(seed=0)
+    assert len(observation["text"]) <= 500
+    assert observation["text"].splitlines()[-1].endswith("more lines")
+    assert 'ttt..."' in observation["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"actions": ["fly", "answer"]}, UnknownNameError, "'fly' is not known"),
+        ({"actions": ["click"]}, ConfigError, "to end an episode"),
+        ({"action_syntax": "xml"}, ConfigError, "action_syntax must be one of"),
+        ({"render_mode": "human"}, ConfigError, "render_mode must be one of"),
+        ({"max_chars": 10}, ConfigError, "max_chars must be at least 500"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        OpenWebEnv(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, ConfigError, "an episode needs a start_url, got ''; give it to gym.make"),
+        ({"start_url": "http://a"}, ConfigError, "an episode needs a goal"),
+        ({"start_url": "a.com", "goal": "x"}, ConfigError, "no http or https address"),
+        ({"start_url": "http://a:x", "goal": "x"}, ConfigError, "is no address"),
+        ({"start_url": "http://a", "goal": "x", "allowed_hosts": []}, ConfigError, "at least one"),
+        ({"url": "http://a"}, UnknownNameError, "Did you mean 'start_url'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    env = OpenWebEnv()
+    with pytest.raises(error, match=message):
+        env.reset(options=options)
+    with pytest.raises(EpisodeOverError):
+        env.step("go_back()")
+
+
+def test_the_actions_are_what_is_asked_for() -> None:
+    assert list(OpenWebEnv().action_set) == list(ACTIONS)
+    few = OpenWebEnv(actions=["goto", "click", "answer"])
+    assert list(few.action_set) == ["goto", "click", "answer"]
+    assert "goto(url: str): Open an address" in few.action_set.describe()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("HTTP://A.com/x", "http://a.com"), ("https://[::1]:8443/?q", "https://[::1]:8443")],
+)
+def test_origins(url: str, expected: str) -> None:
+    assert origin(url) == expected
