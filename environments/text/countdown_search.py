@@ -37,7 +37,7 @@ class Operation(NamedTuple):
         return f"{self.left}{self.sign}{self.right}={self.result}"
 
 
-@lru_cache(100_000)
+@lru_cache(2048)
 def combine(a: int, b: int, operators: str = OPERATORS) -> tuple[Operation, ...]:
     """What two numbers can be made into: a+b, a*b, |a-b|, and a/b or b/a if that is whole.
 
@@ -51,10 +51,19 @@ def combine(a: int, b: int, operators: str = OPERATORS) -> tuple[Operation, ...]
     return tuple(operation for operation in made if operation.sign in operators)
 
 
-@lru_cache(100_000)
-def questions(a: int, b: int, operators: str) -> tuple[str, ...]:
-    """The operations on two numbers without their results, e.g. ``6*4``."""
-    return tuple(f"{o.left}{o.sign}{o.right}" for o in combine(a, b, operators))
+def questions(a: int, b: int, operators: str) -> list[str]:
+    """The operations of `combine` without their results, e.g. ``6*4``."""
+    low, high = (a, b) if a <= b else (b, a)
+    found = []
+    if "+" in operators:
+        found.append(f"{a}+{b}")
+    if "*" in operators:
+        found.append(f"{a}*{b}")
+    if "-" in operators:
+        found.append(f"{high}-{low}")
+    if "/" in operators and low and high % low == 0:
+        found.append(f"{high}/{low}")
+    return found
 
 
 def solve(
@@ -86,7 +95,7 @@ def solve(
     return None
 
 
-@lru_cache(20_000)
+@lru_cache(2048)
 def _solve(target: int, numbers: tuple[int, ...], operators: str) -> tuple[Operation, ...] | None:
     if len(numbers) == 1:
         return () if numbers[0] == target else None
@@ -124,7 +133,7 @@ def _partners(target: int, a: int, rest: tuple[int, ...], operators: str) -> Ite
             yield largest
 
 
-@lru_cache(100_000)
+@lru_cache(1024)
 def _values(numbers: tuple[int, ...], operators: str) -> frozenset[int]:
     """All that the numbers can make, each used once."""
     if len(numbers) == 1:
@@ -165,7 +174,7 @@ def _places(size: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 _PLACES = [_places(size) for size in range(MAX_NUMBERS + 1)]
 
 
-@lru_cache(20_000)
+@lru_cache(4096)
 def count_solutions(
     target: int, numbers: tuple[int, ...], use_all: bool = True, operators: str = OPERATORS
 ) -> int:

@@ -202,7 +202,7 @@ class _Chance:
             items[last], items[other] = items[other], items[last]
 
 
-@lru_cache(8192)
+@lru_cache(512)
 def make_game(split: str, number: int) -> Game:
     """The game of this number; its task is ``TASKS[number % 6]``.
 

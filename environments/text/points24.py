@@ -48,7 +48,7 @@ class Position(NamedTuple):
     solvable: bool
 
 
-@lru_cache(100_000)
+@lru_cache(4096)
 def look(target: int, hand: Hand, formula: str, lenient: bool) -> Position:
     """The position of a formula, its tokens apart.
 

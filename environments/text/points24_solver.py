@@ -121,7 +121,7 @@ def _operand(levels: tuple[Level, ...], value: Ratio, dead: bool) -> Prefix:
     return Prefix((*outer, level._replace(term=term, factor="")), False, dead)
 
 
-@lru_cache(50_000)
+@lru_cache(2048)
 def can_reach(target: int, prefix: Prefix, rest: Hand) -> bool:
     """True if the formula can be completed to the target with all numbers of the rest."""
     if prefix.dead:
