@@ -255,12 +255,12 @@ class TextNavEnv(TextGame):
         """The last text of a game."""
         if self.mode == "fixed":
             return f"{said} {'You have won.' if won else 'The game is lost.'}"
-        plural = "" if self.turns == 1 else "s"
+        turns = self.turns + won  # the interpreter counts a victory itself
         score = "Your score has just gone up by one point.\n\n" if won else ""
         title = "The End" if won else "You lost!"
         return (
             f"{said}\n\n{score}*** {title} ***\n\n"
-            f"You scored {int(won)} out of a possible 1, in {self.turns} turn{plural}."
+            f"You scored {int(won)} out of a possible 1, in {turns} turns."
         )
 
     # What is possible and what it does.

@@ -92,7 +92,7 @@ def test_golden_transcript_of_the_original() -> None:
     observation, reward, terminated, truncated, info = env.step("close fridge")
     assert observation["text"] == (
         "You close the fridge.\n\nYour score has just gone up by one point.\n\n"
-        "*** The End ***\n\nYou scored 1 out of a possible 1, in 7 turns."
+        "*** The End ***\n\nYou scored 1 out of a possible 1, in 8 turns."
     )
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
 
