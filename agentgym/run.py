@@ -209,9 +209,26 @@ class Run:
                 on_trajectory=keep,
             )
         evaluation = summarise(trajectories)
+        if phase.kind == "collect" and getattr(self.trainer, "greedy_baseline", False):
+            self._gather_greedy(phase, tasks)
         if phase.kind == "evaluate":
             self.evaluations[phase.name.removeprefix("eval-")] = evaluation.to_json()
         return _numbers(evaluation, trajectories)
+
+    def _gather_greedy(self, phase: Phase, tasks: Sequence[Task]) -> None:
+        """One greedy episode of each task beside the sampled ones, for methods that ask for it."""
+        once = list({task.id: task for task in tasks}.values())
+        with self.progress.phase(f"{phase.name}-greedy", total=len(once), unit="episodes") as bar:
+            collect(
+                once,
+                self._policy(0.0),
+                self.recipe.rollout,
+                make=partial(make_env, **self.recipe.env),
+                seed=derive(self.recipe.seed, phase.name, "greedy"),
+                name=f"{phase.name}-greedy",
+                metadata={"phase": phase.name, "greedy": True},
+                on_trajectory=lambda trajectory: (self._store.append([trajectory]), bar.advance(1)),
+            )
 
     def _train(self, phase: Phase) -> dict[str, float]:
         trainer = self._trainer_for(phase)

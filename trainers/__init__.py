@@ -20,7 +20,9 @@ _TRAINERS = {
     "gigpo": ("gigpo:GiGPOTrainer", "online: episodes compared in groups, turns at equal states"),
     "grpo": ("grpo:GRPOTrainer", "online: clipped, standardised inside groups"),
     "loop": ("loop:LOOPTrainer", "online: clipped, leave-one-out, several passes"),
+    "ppo": ("ppo:PPOTrainer", "online: clipped, with a critic of turns or tokens"),
     "reinforce": ("reinforce:ReinforceTrainer", "online: the plain policy gradient"),
+    "remax": ("remax:ReMaxTrainer", "online: policy gradient, greedy baseline"),
     "rloo": ("rloo:RLOOTrainer", "online: policy gradient, leave-one-out"),
 }
 

@@ -3,7 +3,6 @@
 Source: Zhou et al. 2024, https://arxiv.org/abs/2402.19446, sections 3 and 4, algorithm 1.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,7 @@ from agentgym.core import GenerationRequest, SamplingParams
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.inference.hf import HFBackend
 from agentgym.losses import Reduction
-from agentgym.models.heads import TurnCritic, trunk, trunk_states
+from agentgym.models.heads import TurnCritic, own_trunk, trunk, trunk_states
 from agentgym.optim import MasterAdamW
 from agentgym.replay import ReplayBuffer, Transition, transitions
 from agentgym.rows import Row
@@ -113,7 +112,7 @@ class ArcherTrainer(PolicyGradientTrainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.derive(self.config.seed, "critic"))
             self.critic = TurnCritic(
-                _own_trunk(self.model) if own else None, width, self.config.critic_hidden or width
+                own_trunk(self.model) if own else None, width, self.config.critic_hidden or width
             ).to(self.device)
         self.target = self.critic.target()
         self.critic_optimiser = MasterAdamW(
@@ -135,7 +134,7 @@ class ArcherTrainer(PolicyGradientTrainer):
             )
             self.replay.add(found)
             added, dropped = added + len(found), dropped + left_out
-        counts = self._counts(scored, []) | {
+        counts = self._counts(scored) | {
             "trajectories": len(trajectories),
             "unscored": sum(t.outcome is None for t in trajectories),
             "trained_trajectories": len(scored) if added else 0,
@@ -227,11 +226,11 @@ class ArcherTrainer(PolicyGradientTrainer):
         """(B, D) hidden states at the ends of the states, and at the ends of their actions."""
         texts = [np.concatenate([s, a]) for s, a in zip(states, actions, strict=True)]
         places = [(len(s) - 1, len(t) - 1) for s, t in zip(states, texts, strict=True)]
-        before, after = self._read(critic, texts, places)
+        before, after = torch.stack(self._read(critic, texts, places)).unbind(1)
         return before, after
 
     def _states(self, critic: TurnCritic, states: Sequence[IntArray]) -> Tensor:
-        return self._read(critic, states, [(len(s) - 1,) for s in states])[0]
+        return torch.cat(self._read(critic, states, [(len(s) - 1,) for s in states]))
 
     def _read(
         self, critic: TurnCritic, texts: Sequence[IntArray], places: Sequence[tuple[int, ...]]
@@ -241,7 +240,7 @@ class ArcherTrainer(PolicyGradientTrainer):
         with torch.set_grad_enabled(own and torch.is_grad_enabled()):
             return trunk_states(
                 module,
-                [t.tolist() for t in texts],
+                texts,
                 places,
                 device=self.device,
                 micro_batch_tokens=self.config.micro_batch_tokens,
@@ -316,16 +315,6 @@ class ArcherTrainer(PolicyGradientTrainer):
             return int(state["planned_steps"])
         self.updates = int(state["updates"])
         return len(self._make_plan())
-
-
-def _own_trunk(model: Any) -> nn.Module:
-    """A copy of the policy's transformer, without adapters, all of it trainable."""
-    base = model
-    if hasattr(model, "peft_config"):
-        base = copy.deepcopy(model).merge_and_unload()
-    copied = copy.deepcopy(trunk(base))
-    copied.requires_grad_(True)
-    return copied.train(False)
 
 
 def _tokens(answer: Completion) -> IntArray:

@@ -160,14 +160,16 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         """Begin an update on this iteration's episodes. Changes no weight."""
         own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
         scored = [t for t in own if t.outcome is not None]
-        by_turn = self.advantages(scored) if scored else []
-        counts = self._counts(scored, by_turn) | {
+        counts = self._counts(scored) | {
             "trajectories": len(trajectories),
             "unscored": sum(t.outcome is None for t in trajectories),
             "untrainable_turns": untrainable_turns(scored),
         }
         rows = self._as_rows(scored)
+        by_turn = self.advantages(scored) if scored else []
         columns = [_spread(row, by_turn[row.trajectory]) for row in rows]
+        flat = np.concatenate(by_turn) if by_turn else np.zeros(1)
+        counts |= {"advantage_mean": float(flat.mean()), "advantage_std": float(flat.std())}
         if self.config.drop_below:
             kept = [
                 _without_small(*each, self.config.drop_below)
@@ -184,7 +186,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         if rows:
             self._remember_policies()
 
-    def _counts(self, scored: Sequence[Trajectory], by_turn: Sequence[Array]) -> dict[str, float]:
+    def _counts(self, scored: Sequence[Trajectory]) -> dict[str, float]:
         """What a practitioner wants to know of the episodes, before any step."""
         groups: dict[str, list[float]] = {}
         for trajectory in scored:
@@ -192,15 +194,12 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
             groups.setdefault(name, []).append(self.score_of(trajectory))
         dead = sum(len(set(scores)) == 1 for scores in groups.values())
         turns = [turn for t in scored for turn in t.turns]
-        flat = np.concatenate(by_turn) if by_turn else np.zeros(0)
         return {
             "groups": len(groups),
             "dead_group_share": dead / len(groups) if groups else 0.0,
             "turns": len(turns),
             "invalid_share": sum(not t.parsed for t in turns) / len(turns) if turns else 0.0,
             "score": float(np.mean([self.score_of(t) for t in scored])) if scored else 0.0,
-            "advantage_mean": float(flat.mean()) if len(flat) else 0.0,
-            "advantage_std": float(flat.std()) if len(flat) else 0.0,
         }
 
     def _remember_policies(self) -> None:

@@ -4,10 +4,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agentgym.losses import positions
+from agentgym.rows import micro_batches
+from agentgym.types import IntArray
 
 
 class Twin(nn.Module):
@@ -76,6 +79,33 @@ class TurnCritic(nn.Module):
             own.lerp_(theirs.to(own.dtype), rate)
 
 
+class ValueCritic(nn.Module):
+    """One value of a state.
+
+    Args:
+        encoder: as for `TurnCritic`.
+        width: of the hidden states.
+        hidden: of the head.
+    """
+
+    def __init__(self, encoder: nn.Module | None, width: int, hidden: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(K, D) features to (K,)."""
+        return self.head(states)[:, 0]  # type: ignore[no-any-return]
+
+
+def own_trunk(model: Any) -> nn.Module:
+    """A copy of the policy's transformer, adapters merged, all of it trainable."""
+    base = copy.deepcopy(model).merge_and_unload() if hasattr(model, "peft_config") else model
+    copied = copy.deepcopy(trunk(base))
+    copied.requires_grad_(True)
+    return copied.train(False)
+
+
 def trunk(model: Any) -> nn.Module:
     """The transformer below a language model's output layer; adapters stay in it."""
     base = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -85,7 +115,7 @@ def trunk(model: Any) -> nn.Module:
 
 def trunk_states(
     module: nn.Module,
-    sequences: Sequence[Sequence[int]],
+    sequences: Sequence[IntArray],
     places: Sequence[Sequence[int]],
     *,
     device: torch.device,
@@ -95,27 +125,22 @@ def trunk_states(
 
     Args:
         module: of `trunk`.
-        sequences: ids of each text, at least one token.
-        places: for each, the positions that are wanted; all texts want equally many.
+        sequences: (L,) ids of each text, at least one token.
+        places: positions that are wanted of each text.
         device: where the module is.
         micro_batch_tokens: tokens with padding that go through at once.
 
     Returns:
-        For each place, (B, D) float32, with gradient if it is on.
+        For each text, (K, D) float32, with gradient if it is on.
     """
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    parts: list[Tensor] = []
-    begin = 0
-    while begin < len(order):
-        width = len(sequences[order[begin]])
-        group = order[begin : begin + max(1, micro_batch_tokens // width)]
-        begin += len(group)
-        ids = torch.zeros(len(group), width, dtype=torch.long)
-        attention = torch.zeros(len(group), width, dtype=torch.bool)
+    found: list[Tensor] = [torch.zeros(0)] * len(sequences)
+    lengths = [len(ids) for ids in sequences]
+    for group in micro_batches(range(len(lengths)), lengths, micro_batch_tokens):
+        ids = torch.zeros(len(group), lengths[group[0]], dtype=torch.long)
+        attention = torch.zeros(ids.shape, dtype=torch.bool)
         for line, index in enumerate(group):
-            length = len(sequences[index])
-            ids[line, :length] = torch.as_tensor(sequences[index])
-            attention[line, :length] = True
+            ids[line, : lengths[index]] = torch.from_numpy(np.asarray(sequences[index]))
+            attention[line, : lengths[index]] = True
         attention = attention.to(device)
         hidden = module(
             input_ids=ids.to(device),
@@ -123,9 +148,6 @@ def trunk_states(
             position_ids=positions(attention),
             use_cache=False,
         ).last_hidden_state
-        wanted = torch.tensor([list(places[i]) for i in group], device=device)
-        rows = torch.arange(len(group), device=device)[:, None]
-        parts.append(hidden[rows, wanted].float())  # (b, K, D)
-    states = torch.cat(parts)
-    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)
-    return list(states[back].unbind(1))
+        for line, index in enumerate(group):
+            found[index] = hidden[line, list(places[index])].float()
+    return found

@@ -249,3 +249,17 @@ def test_the_engine_samples_with_the_current_weights(lora_rank: int, tmp_path: P
     for ours, exact in zip(found["engine"], found["hf"], strict=True):
         assert ours[:3] == exact[:3]
         assert [turn[:3] for turn in ours[3]] == [turn[:3] for turn in exact[3]]  # all but rounding
+
+
+def test_methods_may_ask_for_greedy_episodes(tmp_path: Path) -> None:
+    plan = recipe(iterations=1, demonstrations=0, trainer="remax", train={"learning_rate": 1e-3})
+    with Progress() as progress:
+        Run.start(plan, tmp_path, progress).execute()
+    with TrajectoryStore(tmp_path / "trajectories") as store:
+        collected = [t for t in store if t.metadata["phase"] == "iteration-1"]
+    greedy = [t for t in collected if t.metadata.get("greedy")]
+    assert {t.task.id for t in greedy} == {t.task.id for t in collected}
+    assert len(greedy) == 8
+    assert all(turn.temperature == 0.0 for t in greedy for turn in t.turns)
+    (row,) = [r for r in metrics.read(tmp_path) if r["phase"] == "iteration-1"]
+    assert row["episodes"] == 8, "success of training is that of the sampled ones"

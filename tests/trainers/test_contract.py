@@ -58,6 +58,12 @@ def lessons(name: str, episodes: Any) -> Any:
         made: list[Trajectory] = episodes(count, **kwargs)
         if name in CLONING or kwargs.get("outcome", 1.0) is None:
             return made
+        if name == "remax":  # the greedy episode of each task fares the other way
+            made += [dataclasses.replace(t, metadata={"greedy": True}) for t in made]
+            return [
+                dataclasses.replace(t, outcome=float(i % 2 != bool(t.metadata)))
+                for i, t in enumerate(made)
+            ]
         return [
             dataclasses.replace(t, group_id=f"pair {i // 2}", outcome=float(i % 2))
             for i, t in enumerate(made)
