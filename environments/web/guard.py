@@ -231,7 +231,8 @@ class Gate:
             if why:
                 visitor.refused(url, why, frame if frame in self._tabs else "")
         elif context is None and self._visitors:
-            # A frame in a tab so new that nobody has looked into it yet.
+            # A frame in a tab so new that nobody knows whose it is: what no guard allows is refused
+            # and told to nobody.
             if all(each.guard.refusal(url) for each in self._visitors.values()):
                 why = "nobody may open it"
         if why:

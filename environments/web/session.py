@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from agentgym.actions import ActionCall, ActionSpec
 from agentgym.environments.web.actions import perform
 from agentgym.environments.web.browser import START_TIMEOUT_S, Browser, new_context
@@ -218,6 +220,8 @@ class Session:
             else:
                 error = await tab.attempt("The action", perform(tab, call, view), ACTION_S)
         except BrowserError as problem:
+            if not tab.failure:  # a new document came in between
+                return f"The page changed before this was done ({one_line(problem)})."
             await self._lose(tab, problem)
         return error
 
@@ -239,7 +243,7 @@ class Session:
             tab.told = []
         return reason
 
-    async def look(self, *, image: bool = False) -> PageView:
+    async def look(self) -> PageView:
         """What the current tab shows; empty if it cannot be looked at."""
         tab = self.current
         for _ in range(2):
@@ -257,12 +261,16 @@ class Session:
     async def photograph(self) -> ImageArray:
         """(H, W, 3) RGB of the current tab; black if it cannot be looked at."""
         tab = self.current
-        try:
-            png = await tab.attempt("The picture", tab.photograph(), ACTION_S)
-        except BrowserError as problem:
-            await self._lose(tab, problem)
-            png = await self.current.photograph()
-        return image_of(png, self.size)
+        for _ in range(2):
+            try:
+                png = await tab.attempt("The picture", tab.photograph(), ACTION_S)
+                return image_of(png, self.size)
+            except BrowserError as problem:
+                if tab.failure:
+                    await self._lose(tab, problem)
+                    break
+                await self._rest()
+        return np.zeros((self.size[1], self.size[0], 3), dtype=np.uint8)
 
     async def tab_list(self, view: PageView) -> list[tuple[str, str]]:
         """Address and title of each tab; the current one's are the view's."""

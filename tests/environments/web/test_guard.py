@@ -168,6 +168,36 @@ def test_no_way_leads_to_what_is_forbidden(
 
 
 @pytest.mark.browser
+def test_frames_of_other_sites_and_of_new_tabs_lead_nowhere_either(
+    serve: Serve, surf: Any, forbidden: tuple[str, list[str]]
+) -> None:
+    evil, asked = forbidden
+    guest = serve(
+        {
+            "/": f"<script>location = '{evil}/a'</script>",
+            "/b": f"<iframe src='{evil}/b'></iframe><script>open('{evil}/c')</script>",
+        }
+    ).replace("127.0.0.1", "localhost")  # another site, so its frames are in another process
+    framed = f"<title>Framed</title><iframe src='{guest}/'></iframe><iframe src='{guest}/b'>"
+    home = serve(
+        {
+            "/": f"<a href=/framed target=_blank>Go</a> <a href='{guest}/b'>Guest</a>",
+            "/framed": framed,
+        }
+    )
+    surfer = surf(home, guest)
+    surfer.click("Go")
+    told = surfer.problems
+    for _ in range(100):  # frames load after the tab is quiet
+        if all(f"{evil}/{path}" in told for path in "bc"):
+            break
+        surfer.act("wait", seconds=0.1)
+        told += surfer.problems
+    assert asked == []
+    assert all(f"{evil}/{path}" in told for path in "bc")
+
+
+@pytest.mark.browser
 def test_each_context_has_its_own_guard_and_others_have_none(serve: Serve, surf: Any) -> None:
     first, second = serve({"/": "one"}), serve({"/": "two"})
     one, both = surf(first), surf(second, first)
