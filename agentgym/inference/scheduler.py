@@ -196,9 +196,8 @@ class Scheduler:
         tail = (match.tail,) if match.tail is not None else ()
         self.tree.pin((*match.nodes, *tail))
         job.trunk = trunk
-        job.passed = match.nodes
-        for node in job.passed:
-            node.readers += 1
+        self._pass(job, match.nodes)
+        self._share(job)
         job.pages = []
         self._extend(job, len(job.tokens))
         sources = [node.page for node in (*copied, *tail)]
@@ -228,6 +227,25 @@ class Scheduler:
             if match.nodes[length - 1].readers * (length - best) >= _TRUNK_GAIN:
                 return match.nodes[:length]
         return match.nodes[:best]
+
+    def _pass(self, job: Job, nodes: tuple[Node, ...]) -> None:
+        """Note which kept pages a text begins with."""
+        for node in job.passed:
+            node.readers -= 1
+        for node in nodes:
+            node.readers += 1
+        job.passed = nodes
+
+    def _share(self, job: Job) -> None:
+        """Let running texts give up their copies of what a new one reads in place."""
+        trunk = job.trunk
+        for other in self.running:
+            more = len(trunk) - len(other.trunk)
+            if more > 0 and other.weights == job.weights and other.passed[: len(trunk)] == trunk:
+                self.pool.give(other.pages[:more])
+                del other.pages[:more]
+                self.tree.pin(trunk[-more:])
+                other.trunk = trunk
 
     def _extend(self, job: Job, tokens: int) -> bool:
         """Give a text pages for so many tokens; False if memory is full."""
@@ -271,10 +289,9 @@ class Scheduler:
         if broken:
             self.pool.clear(job.pages)
         self.tree.unpin(job.trunk)
-        for node in job.passed:
-            node.readers -= 1
+        self._pass(job, ())
         self.pool.give([page for page in job.pages if page not in kept])
-        job.pages, job.trunk, job.passed = [], (), ()
+        job.pages, job.trunk = [], ()
 
     def _keep(self, job: Job, *, give: bool) -> set[int]:
         tokens = np.array(job.tokens[: job.computed], np.int32)
@@ -363,6 +380,7 @@ class Scheduler:
                 job.awaited = False
                 if job in self.running:
                     self._keep(job, give=False)
+                    self._pass(job, self._match(job).nodes)
             if isinstance(job, Reading) and not job.todo:
                 self._finish_reading(job)
 
