@@ -219,6 +219,11 @@ class Run:
         """One greedy episode of each task beside the sampled ones, for methods that ask for it."""
         once = list({task.id: task for task in tasks}.values())
         with self.progress.phase(f"{phase.name}-greedy", total=len(once), unit="episodes") as bar:
+
+            def keep(trajectory: Trajectory) -> None:
+                self._store.append([trajectory])
+                bar.advance(1)
+
             collect(
                 once,
                 self._policy(0.0),
@@ -227,7 +232,7 @@ class Run:
                 seed=derive(self.recipe.seed, phase.name, "greedy"),
                 name=f"{phase.name}-greedy",
                 metadata={"phase": phase.name, "greedy": True},
-                on_trajectory=lambda trajectory: (self._store.append([trajectory]), bar.advance(1)),
+                on_trajectory=keep,
             )
 
     def _train(self, phase: Phase) -> dict[str, float]:

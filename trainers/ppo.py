@@ -169,7 +169,8 @@ class PPOTrainer(PolicyGradientTrainer):
         if self.config.level == "token":
             return places
         turns = row.turn_index[places]
-        return places[np.diff(turns, prepend=-1) != 0]
+        firsts: np.ndarray[Any, Any] = places[np.diff(turns, prepend=-1) != 0]
+        return firsts
 
     def _rewards(
         self, row: Row, firsts: np.ndarray[Any, Any], trajectory: Trajectory
