@@ -30,6 +30,9 @@ _FINISH: dict[str | None, FinishReason] = {
 _RETRIED_STATUS = frozenset({408, 409, 429})
 _LONGEST_WAIT_S = 60.0
 _CHECK_S = 5.0
+_IDS = ""
+"""Stands for a prompt of ids, which goes by `extra_body`: the client looks at each element of its
+own arguments in Python, 10 ms for a prompt of 1000 ids."""
 
 
 @dataclass(slots=True)
@@ -257,10 +260,10 @@ class OpenAIBackend:
         return self._completion(answer, choice, message.content or message.refusal or "", logprobs)
 
     async def _complete(self, request: GenerationRequest) -> Completion:
-        prompt = [int(token) for token in request.prompt_ids]
-        answer = await self._client.completions.create(
-            prompt=prompt, logprobs=0, **self._fields(request)
-        )
+        prompt = request.prompt_ids.tolist()
+        fields = self._fields(request)
+        fields["extra_body"] = {"prompt": prompt, **fields["extra_body"]}
+        answer = await self._client.completions.create(prompt=_IDS, logprobs=0, **fields)
         choice = answer.choices[0]
         seen = getattr(choice, "prompt_token_ids", None)
         if seen is not None and list(seen) != prompt:
@@ -320,10 +323,10 @@ class OpenAIBackend:
         answer = await self._attempt(
             lambda: self._client.completions.create(
                 model=self.model,
-                prompt=[int(token) for token in ids],
+                prompt=_IDS,
                 max_tokens=1,
                 temperature=0.0,
-                extra_body={"prompt_logprobs": 0, **self._extra_body},
+                extra_body={"prompt": ids.tolist(), "prompt_logprobs": 0, **self._extra_body},
             )
         )
         told = getattr(answer.choices[0], "prompt_logprobs", None)

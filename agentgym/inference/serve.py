@@ -564,6 +564,7 @@ def make_uvicorn(server: Server) -> uvicorn.Server:
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=75,  # longer than clients keep them: no request meets a closing one
             timeout_graceful_shutdown=server.config.grace_s,
             limit_concurrency=4 * server.config.max_queue + 64,  # connections, idle ones included
         )

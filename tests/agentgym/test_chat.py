@@ -5,9 +5,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from agentgym.chat import ChatFormat, ContextConfig, Conversation
+from agentgym.chat import ChatFormat, ContextConfig, Conversation, chat_ids
 from agentgym.errors import ConfigError
-from agentgym.types import IntArray, Observation
+from agentgym.types import IntArray, Message, Observation
 
 END = 1
 
@@ -183,3 +183,38 @@ def test_templates_that_cannot_grow_are_refused() -> None:
 def test_bad_limits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         ContextConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_any_chat_as_ids_agrees_with_the_format() -> None:
+    tokenizer = Characters()
+    chat = ChatFormat(tokenizer)
+    first = [Message("system", "S"), Message("user", "one")]
+    assert chat_ids(tokenizer, first) == chat.first("S", "one")
+    answer = chat.answer("act()")
+    longer = [*first, Message("assistant", "act()"), Message("user", "two")]
+    assert chat_ids(tokenizer, longer) == [
+        *chat.first("S", "one"),
+        *answer.tolist(),
+        *chat.following(answer, "two"),
+    ]
+
+
+def test_chats_that_a_template_does_not_take() -> None:
+    class Refusing(Characters):
+        def apply_chat_template(self, conversation: Any, **_: Any) -> Any:
+            raise ValueError("roles must alternate\nand so on")
+
+    class Dropping(Characters):
+        def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+            return super().apply_chat_template(conversation[1:], **kwargs)
+
+    bare = Characters()
+    bare.chat_template = None
+    chat = [Message("system", "S"), Message("user", "one")]
+    for tokenizer, words in (
+        (Refusing(), r"refuses these messages: roles must alternate$"),
+        (Dropping(), "drops or reorders a 'system'"),
+        (bare, "no chat template"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            chat_ids(tokenizer, chat)

@@ -600,7 +600,7 @@ def test_the_engine_behind_the_server_answers_as_without(start: Callable[..., Ru
     for answer, expected in zip(answers, alone, strict=True):
         assert answer.text == expected.text
         assert answer.finish_reason == expected.finish_reason
-        np.testing.assert_array_equal(answer.token_ids, expected.token_ids)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(answer.token_ids, expected.token_ids)
         for name in ("logprobs", "kept_mass", "entropy"):
             np.testing.assert_allclose(
                 getattr(answer, name), getattr(expected, name), rtol=1e-4, atol=1e-4
