@@ -9,7 +9,7 @@ Number = int | float | Fraction
 MAX_FORMULA = 100
 """Characters; longer formulas are refused, so that reading one cannot nest without end."""
 _MAX_BITS = 4096
-_TOKEN = re.compile(r"\s*(\d+\.\d*|\.\d+|\d+|\*\*|//|[-+*/()])")
+_TOKEN = re.compile(r"\s*(\d+\.\d*|\.\d+|\d+|\*\*|//|[-+*/()])", re.ASCII)
 
 
 class FormulaError(ValueError):

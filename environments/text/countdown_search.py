@@ -15,7 +15,8 @@ OPERATORS = "+-*/"
 MAX_NUMBERS = 6
 _LISTED = 3  # up to so many numbers, all that they can make is kept
 _OPERATION = re.compile(
-    r"\s*(\d{1,40})\s*([-+*/x\u00d7\u00f7])\s*(\d{1,40})\s*(?:=\s*(\d{1,40})\s*)?"
+    r"\s*(\d{1,40})\s*([-+*/x\u00d7\u00f7])\s*(\d{1,40})\s*(?:=\s*(\d{1,40})\s*)?",
+    re.ASCII,
 )
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "x": "*"})
 _STATE = re.compile(r"Current State: (\d+):\[(.*?)\], Operations: \[(.*?)\]")
@@ -288,7 +289,7 @@ def score_trace(
     nodes = trace.count("Exploring Operation") + 1
     try:
         size = _check(trace, mode == "original", problem, use_all)
-    except FormulaError as error:
+    except ValueError as error:  # a FormulaError, or a number too long for Python to read
         return TraceScore(0.0, False, str(error), nodes)
     return TraceScore(max(1.0 - nodes / max_nodes(size), 0.0), True, "Valid path.", nodes)
 
@@ -302,7 +303,7 @@ def _check(
         FormulaError: why the path is not valid.
     """
     first = _FIRST.match(trace.strip().split("\n")[0])
-    if first is None or not re.fullmatch(r"\d+(, \d+)*", first[2]):
+    if first is None or not re.fullmatch(r"\s*[-+]?\d+\s*(, \s*[-+]?\d+\s*)*", first[2]):
         raise FormulaError("Invalid input: Cannot find the initial state in the first line.")
     target, numbers = int(first[1]), [int(n) for n in first[2].split(", ")]
     if not original and problem is not None:
@@ -324,7 +325,7 @@ def _check(
     states = _STATE.findall(trace, 0, goal.start())
     if not states:
         raise FormulaError("No state found leading to the goal.")
-    path = [operation.strip().strip("'") for operation in states[-1][2].split(", ")] + [last]
+    path = [*states[-1][2].replace("'", "").split(", "), last]
     if original:
         _replay_as_published(path, numbers)
     else:

@@ -149,6 +149,7 @@ class Points24Env(TextGame):
         self.target, self.describe = target, describe
         self.highest = 10 if face_cards_as_ten else len(RANKS)
         self.solvable_only = self.mode == "fixed" if solvable_only is None else solvable_only
+        self._whole = ""
         self.all_actions = (*map(str, range(1, self.highest + 1)), *OPERATORS)
 
     def begin(self, options: Mapping[str, Any]) -> str:
@@ -203,9 +204,9 @@ class Points24Env(TextGame):
     def _read(self, action: object) -> tuple[Reading, dict[str, Any]]:
         """Find the action in JSON, which may be written over several lines."""
         if isinstance(action, str):
-            if self.mode == "original" and self.action_syntax == "text":
-                action = " ".join(action.split())  # it looks at all of the text
-            elif found := _QUOTED.search(action, action.rfind('"action"')):
+            self._whole = action  # the original looks at all of it
+            found = _QUOTED.search(action, max(action.rfind('"action"'), 0))
+            if found and self.mode == "fixed":
                 call = ActionCall("press", {"text": found[1]})
                 written = self.action_set.format(call, self.action_syntax)
                 action = f"{action[: found.start()]}\n{written}"
@@ -215,7 +216,8 @@ class Points24Env(TextGame):
         """Write one token."""
         text = call.arguments["text"]
         if self.mode == "original":
-            return self._press_as_published(*self._project(text))
+            whole = self._whole if self.action_syntax == "text" else f"{_KEY} {text}"
+            return self._press_as_published(*self._project(whole))
         token = "".join(text.split())
         if token in self.position.legal:
             return self._press(token)

@@ -57,7 +57,24 @@ def test_pythons_values_are_pythons(formula: str) -> None:
     assert type(value) is type(eval(formula))
 
 
-BAD = ["", "()", "1 2", "2(3)", "(1+2", "1+2)", "1+", "*3", "a", "1/0", "1e3", "0x1", "1;2", "3=3"]
+BAD = [
+    "",
+    "()",
+    "1 2",
+    "2(3)",
+    "(1+2",
+    "1+2)",
+    "1+",
+    "*3",
+    "a",
+    "1/0",
+    "1e3",
+    "0x1",
+    "1;2",
+    "3=3",
+    "\u0663",
+    "\u00b2",
+]
 
 
 @pytest.mark.parametrize("python", [False, True])

@@ -188,7 +188,10 @@ def test_bad_traces(old: str, new: str, reason: str, mode: str) -> None:
     assert score.reason.startswith(reason)
 
 
-@pytest.mark.parametrize("text", ["", "\x00", "Current State: 1:[1], Operations: []", "=" * 9])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\x00", "Current State: 1:[1], Operations: []", "=" * 9, TRACE.replace("24", "9" * 5000)],
+)
 @pytest.mark.parametrize("mode", ["fixed", "original"])
 def test_hostile_traces(text: str, mode: str) -> None:
     assert not score_trace(text, mode=mode).valid

@@ -105,6 +105,7 @@ def test_the_original_is_cut_after_more_than_twenty_tokens() -> None:
         ('{"ACTION": "("}', "("),
         ("I write 8", "8"),  # no key: the last character
         ("8+", "+"),
+        ('"8" or (', "("),
     ],
 )
 def test_how_the_original_reads(text: str, token: str) -> None:
