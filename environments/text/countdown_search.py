@@ -19,10 +19,13 @@ _OPERATION = re.compile(
     re.ASCII,
 )
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "x": "*"})
-_STATE = re.compile(r"Current State: (\d+):\[(.*?)\], Operations: \[(.*?)\]")
-_FIRST = re.compile(r"Current State: (\d+):\[(.*?)\]")
-_EXPLORED = re.compile(r"Exploring Operation: (.*?=\d+), Resulting Numbers: \[(.*?)\]")
-_REACHED = re.compile(r"(\d+),(\d+) equal: Goal Reached")
+# Every part is bounded, so that a hostile trace cannot take quadratic time.
+_STATE = re.compile(r"Current State: \d{1,40}:\[.{0,400}?\], Operations: \[(.{0,400}?)\]", re.ASCII)
+_FIRST = re.compile(r"Current State: (\d{1,40}):\[(.{0,400}?)\]", re.ASCII)
+_EXPLORED = re.compile(
+    r"Exploring Operation: (.{0,200}?=\d{1,40}), Resulting Numbers: \[.{0,400}?\]", re.ASCII
+)
+_REACHED = re.compile(r"(\d{1,40}),(\d{1,40}) equal: Goal Reached", re.ASCII)
 
 
 class Operation(NamedTuple):
@@ -315,7 +318,7 @@ def _check(
     explored = _EXPLORED.findall(trace, 0, goal.start())
     if not explored:
         raise FormulaError("No operations found leading to the goal.")
-    last = explored[-1][0]
+    last = explored[-1]
     if not last.split("=")[1].isdigit():
         raise FormulaError("Couldnt parse last op")
     if int(last.split("=")[1]) != target:
@@ -325,7 +328,7 @@ def _check(
     states = _STATE.findall(trace, 0, goal.start())
     if not states:
         raise FormulaError("No state found leading to the goal.")
-    path = [*states[-1][2].replace("'", "").split(", "), last]
+    path = [*states[-1].replace("'", "").split(", "), last]
     if original:
         _replay_as_published(path, numbers)
     else:

@@ -197,6 +197,11 @@ def test_hostile_traces(text: str, mode: str) -> None:
     assert not score_trace(text, mode=mode).valid
 
 
+@pytest.mark.parametrize("part", ["1", "Exploring Operation: 1+1=", "Current State: 1:[", "24,24 "])
+def test_long_traces_take_no_long_time(part: str) -> None:
+    assert not score_trace(TRACE.splitlines()[0] + "\n" + part * (100_000 // len(part))).valid
+
+
 def test_reading_operations() -> None:
     assert read_operation(" 6 * 4 = 24 ") == (6, "*", 4, 24)
     assert read_operation("6x4") == (6, "*", 4, None)
