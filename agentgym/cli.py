@@ -23,6 +23,7 @@ from agentgym.tables import (
     show_evaluation,
     show_validation,
     whole,
+    wide,
 )
 
 app = typer.Typer(
@@ -102,7 +103,7 @@ def envs(
     table = Table(whole("id"), "turn limit", "made by", title=f"{len(rows)} environments")
     for row in rows:
         table.add_row(str(row["id"]), str(row["max_episode_steps"] or "-"), str(row["entry_point"]))
-    out.print(table)
+    wide().print(table)
 
 
 @app.command()

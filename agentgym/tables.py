@@ -16,6 +16,11 @@ def plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def wide() -> Console:
+    """Where wide tables go: without a terminal Rich assumes 80 columns, too few for them."""
+    return out if out.is_terminal else Console(width=150)
+
+
 def whole(header: str) -> Column:
     """A column that is never cut: names that a reader wants to copy."""
     return Column(header, no_wrap=True)
@@ -81,8 +86,7 @@ def show_validation(found: Any, skipped: dict[str, str]) -> None:
             cells.append(shown)
         sound = "[green]yes[/]" if one.sound else "[bold red]no[/]"
         table.add_row(one.env_id.removeprefix("agentgym/"), *cells, sound)
-    wide = out if out.is_terminal else Console(width=150)
-    wide.print(table)
+    wide().print(table)
     for one in found:
         for problem in one.problems:
             out.print(f"[red]{one.env_id}[/]: {plain(problem)}", highlight=False)
@@ -101,10 +105,8 @@ def show_benchmark(result: Any) -> None:
         shown = {**row, "case": row["case"] if row["case"] != last else ""}
         table.add_row(*(_cell(key, shown.get(key)) for key in result.columns))
         last = row["case"]
-    # Without a terminal Rich assumes 80 columns, too few for a table of this kind.
-    wide = out if out.is_terminal else Console(width=150)
-    wide.print(table)
-    wide.print(plain(result.note), highlight=False, style="dim")
+    wide().print(table)
+    wide().print(plain(result.note), highlight=False, style="dim")
 
 
 def _cell(key: str, value: Any) -> str:
