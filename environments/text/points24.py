@@ -28,6 +28,7 @@ from agentgym.types import ImageArray
 
 MAX_TOKENS = 20
 """A longer formula ends the published game at the next action."""
+_MAX_DEALS = 1000
 _KEY = '"action":'
 _QUOTED = re.compile(r'"action"\s*:\s*"([^"\n]*)"')
 
@@ -156,13 +157,17 @@ class Points24Env(TextGame):
         """Deal."""
         if unknown := set(options) - {"cards"}:
             raise ConfigError(f"the only option is 'cards', got {sorted(unknown)!r}")
-        cards = _cards(options["cards"]) if options else self._deal()
-        while self.solvable_only and not options and not self._solvable(cards):
-            cards = self._deal()
-        self._take(cards, [])
+        self._take(_cards(options["cards"]) if options else self._deal(), [])
         return self._show()
 
     def _deal(self) -> tuple[str, ...]:
+        for _ in range(_MAX_DEALS):
+            cards = self._draw()
+            if not self.solvable_only or self._solvable(cards):
+                return cards
+        raise ConfigError(f"no hand of {_MAX_DEALS} makes {self.target}; choose another target")
+
+    def _draw(self) -> tuple[str, ...]:
         ranks = self.np_random.integers(len(RANKS), size=4).tolist()
         suits = self.np_random.integers(len(SUITS), size=4).tolist()
         return tuple(

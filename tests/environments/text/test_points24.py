@@ -230,6 +230,11 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         Points24Env(**arguments)
 
 
+def test_targets_that_no_hand_makes() -> None:
+    with pytest.raises(ConfigError, match="choose another target"):
+        Points24Env(target=9999).reset(seed=0)
+
+
 @pytest.mark.parametrize("options", [{"hand": 1}, {"cards": ["H3"]}, {"cards": ["X3"] * 4}])
 def test_wrong_options(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
