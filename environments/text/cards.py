@@ -1,6 +1,6 @@
 """Pictures of playing cards, drawn without any file: no system font, no image."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ from agentgym.types import ImageArray
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 SIZE = (300, 300)
 """(H, W) of the table's picture, as in gym_cards."""
@@ -30,13 +31,12 @@ def draw_table(cards: tuple[str, ...], formula: str) -> ImageArray:
     Returns:
         (300, 300, 3) uint8.
     """
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     table = _row(cards).copy()
     draw = ImageDraw.Draw(table)
-    font = ImageFont.load_default(16)
     for number, line in enumerate(_lines(formula, 28)):
-        draw.text((10, 232 + 20 * number), line, fill="white", font=font)
+        draw.text((10, 232 + 20 * number), line, fill="white", font=_font(16))
     return np.array(table)
 
 
@@ -49,30 +49,36 @@ def _lines(text: str, width: int) -> list[str]:
     return lines[-3:]
 
 
-@lru_cache(256)
+@cache
+def _font(size: int) -> "FreeTypeFont | ImageFont":
+    """Pillow's own font; reading it takes longer than drawing with it."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+@lru_cache(64)
 def _row(cards: tuple[str, ...]) -> "Image":
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     table = Image.new("RGB", (SIZE[1], SIZE[0]), _GREEN)
     for place, card in enumerate(cards):
         table.paste(_card(card), (6 + place * 74, 96))
-    font = ImageFont.load_default(16)
-    ImageDraw.Draw(table).text((10, 208), "Formula:", fill="white", font=font)
+    ImageDraw.Draw(table).text((10, 208), "Formula:", fill="white", font=_font(16))
     return table
 
 
 @lru_cache(52)
 def _card(card: str) -> "Image":
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     width, height = _CARD[0] * _FINE, _CARD[1] * _FINE
     image = Image.new("RGB", (width, height), _GREEN)
     draw = ImageDraw.Draw(image)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), 6 * _FINE, "white", "#777", _FINE)
     suit, rank = card[0], {"T": "10"}.get(card[1:], card[1:])
-    font = ImageFont.load_default(26 * _FINE)
     for turn in (0, 180):
-        draw.text((6 * _FINE, 1 * _FINE), rank, fill=SUITS[suit], font=font)
+        draw.text((6 * _FINE, 1 * _FINE), rank, fill=SUITS[suit], font=_font(26 * _FINE))
         if not turn:
             image = image.rotate(180)
             draw = ImageDraw.Draw(image)
