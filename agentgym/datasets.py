@@ -204,10 +204,11 @@ def make_dataset(
     env = make_env(plan.env_id, **plan.env)
     try:
         _check(env, plan)
-        _begin(plan, folder)
+        _compare(plan, folder)
         with TrajectoryStore(folder) as store:
             if len(store) > plan.episodes:
                 raise ConfigError(f"{folder} holds {len(store)} episodes already, more than asked")
+            durable.write_json(folder / PLAN, plan.to_json())
             shown = progress or Progress(quiet=True)
             with shown.phase("data", plan.episodes, "episodes", done=len(store)) as bar:
                 _fill(store, _Player(plan, policy, env), bar)
@@ -251,8 +252,8 @@ def _check(env: Env, plan: DatasetPlan) -> None:
         raise ConfigError(f"{plan.env_id} has no expert; only the mix 'random' is possible")
 
 
-def _begin(plan: DatasetPlan, folder: Path) -> None:
-    """Write the plan, or see that it is the one that is there."""
+def _compare(plan: DatasetPlan, folder: Path) -> None:
+    """Refuse a folder that holds another dataset, or something else."""
     path = folder / PLAN
     given = json.loads(json.dumps(plan.to_json()))
     if path.exists():
@@ -268,27 +269,29 @@ def _begin(plan: DatasetPlan, folder: Path) -> None:
                 )
     elif folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no dataset; choose another folder")
-    else:
-        durable.make_folder(folder)
-    durable.write_json(path, given)
 
 
 def _fill(store: TrajectoryStore, player: "_Player", bar: Bar) -> None:
     """Play the missing episodes; also when it is stopped, those that are finished are kept."""
     start, end = len(store), player.plan.episodes
     batch: list[Trajectory] = []
+
+    def keep() -> None:
+        # What an interrupted call has written already is not written again.
+        missing = batch[len(store) - start :]
+        store.append(missing)
+        bar(len(store))
+
     kept = time.monotonic()
     try:
         turns = itertools.islice(qualities(player.mix), start, end)
         for index, quality in enumerate(turns, start):
             batch.append(player.play(index, quality))
             if len(batch) >= BATCH or time.monotonic() - kept > BATCH_S:
-                store.append(batch)
-                bar.advance(len(batch))
-                batch, kept = [], time.monotonic()
+                keep()
+                start, batch, kept = len(store), [], time.monotonic()
     finally:
-        store.append(batch)
-        bar.advance(len(batch))
+        keep()
 
 
 class _Player:

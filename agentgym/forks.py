@@ -43,13 +43,13 @@ def fork(env: Env) -> Env:
     try:
         assert isinstance(twin.unwrapped, AgentEnv)
         twin.unwrapped.restore(snapshot)
+        for ours, theirs in zip(_wrappers(env), _wrappers(twin), strict=True):
+            for name, value in vars(ours).items():
+                if name != "env" and isinstance(value, _DATA):
+                    setattr(theirs, name, copy.deepcopy(value))
     except BaseException:
         twin.close()
         raise
-    for ours, theirs in zip(_wrappers(env), _wrappers(twin), strict=True):
-        for name, value in vars(ours).items():
-            if name != "env" and isinstance(value, _DATA):
-                setattr(theirs, name, copy.deepcopy(value))
     return twin
 
 

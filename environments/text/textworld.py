@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,6 +37,8 @@ MAX_COMMAND = 100
 """Characters; the engine reads no more than twice as many."""
 SNAPSHOT = 1
 """Version of what `TextWorldEnv.snapshot` writes."""
+GAMES = 64
+"""Different games whose files' contents a process keeps in memory."""
 POINTS = 128
 """Moments of games that a process keeps in memory, so that going back to them is quick."""
 _STRANGE = re.compile(r"[^\w '-]", re.ASCII)
@@ -96,13 +99,20 @@ class _Engine:
     def __init__(self, file: Path, *, policy: bool = False) -> None:
         import jericho
         import textworld
+        from textworld.envs import TWInform7
+        from textworld.envs.zmachine.jericho import JerichoEnv
 
         wanted = ("admissible_commands", "description", "inventory", "won", "lost")
         with _engine_at_work(f"start {file}"), _loading:
             # TextWorld has this warning switched off on import; tests switch all of them on again.
             warnings.simplefilter("ignore", jericho.UnsupportedGameWarning)
             infos = textworld.EnvInfos(**dict.fromkeys(wanted, True), policy_commands=policy)
-            self._game = textworld.start(str(file), infos)
+            machine = JerichoEnv(infos)
+            # As `textworld.start` does it, but engines of one game share what its file tells
+            # (megabytes, never changed): TextWorld reads the file only where this is not set.
+            machine._game = _told(file.with_suffix(".json"), file.stat().st_mtime_ns)
+            self._game = TWInform7()(machine)
+            self._game.load(str(file))
             self._game.seed(1)
             self.state = self._game.reset()
 
@@ -129,7 +139,7 @@ class _Engine:
     @property
     def key(self) -> str:
         """Name of the state of the world: equal for equal facts and score, and only for those."""
-        facts = "\n".join(sorted(map(str, self.state["_facts"])))
+        facts = "\n".join(sorted(map(_written, self.state["_facts"])))
         text = f"{facts}\n{self.state.score}/{self.state.max_score}"
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -170,6 +180,20 @@ class _Engine:
     def close(self) -> None:
         """Free the interpreter's memory."""
         self._game.close()
+
+
+@lru_cache(maxsize=GAMES)
+def _told(file: Path, changed: int) -> Any:
+    """TextWorld's `Game` of a file, as it is since `changed` (nanoseconds)."""
+    import textworld
+
+    return textworld.Game.load(str(file))
+
+
+@lru_cache(maxsize=100_000)
+def _written(fact: Any) -> str:
+    """A fact of TextWorld's as text; writing it anew each time is slow."""
+    return str(fact)
 
 
 def _apart(progression: Any) -> Any:
