@@ -22,7 +22,13 @@ _TEXTWORLD_STEPS = {
 # Games in pure Python: id, module under environments/text, class, arguments, turns.
 _GAMES: tuple[tuple[str, str, str, dict[str, Any], int], ...] = (
     ("breakthrough", "breakthrough", "BreakthroughEnv", {}, 60),
-    ("breakthrough.alphabeta", "breakthrough", "BreakthroughEnv", {"opponent": "alphabeta"}, 60),
+    (
+        "breakthrough.alphabeta",
+        "breakthrough",
+        "BreakthroughEnv",
+        {"opponent": "alphabeta", "role": "white"},
+        60,
+    ),
     ("chess", "chess", "ChessEnv", {}, 400),
     ("chess.original", "chess", "ChessEnv", {"mode": "original"}, 402),
     ("chess_endgames", "chess", "ChessEndgamesEnv", {}, 400),

@@ -17,7 +17,8 @@ START = "bbbbb/bbbbb/...../wwwww/wwwww b"
 _ROW = (1 << SIZE) - 1
 _LAST = (_ROW, _ROW << SIZE * (SIZE - 1))
 """The rows that black (row 1) and white (row 5) want to reach, as bits."""
-_DEPTH, _EXPERT_DEPTH, _PLAYOUTS = 3, 4, 100
+_DEPTH, _PLAYOUTS = 3, 100
+_EXPERT_DEPTH, _EXPERT_DEPTH_AGAINST_CHANCE = 6, 4
 
 
 def move(text: str) -> None:
@@ -257,4 +258,6 @@ class BreakthroughEnv(TwoPlayerGame):
 
     def expert(self) -> str:
         """The best move at a depth above the opponents'."""
-        return str(alphabeta.best_move(self.position, _EXPERT_DEPTH, quiet=2))
+        chance = self.opponent == "random"
+        depth = _EXPERT_DEPTH_AGAINST_CHANCE if chance else _EXPERT_DEPTH
+        return str(alphabeta.best_move(self.position, depth, quiet=2))

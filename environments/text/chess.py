@@ -18,6 +18,7 @@ ENDGAMES = ("KQK", "KRK", "KQRK", "KRRK")
 _LONGEST_MOVE = 20
 """Characters of a move without spaces; far above the longest, such as ``Qa1xb2+``."""
 _QUIET, _EXPERT_QUIET = 2, 4
+_FEW_PIECES = 12
 _EXPERT_ENDGAME_DEPTH = 3
 
 
@@ -185,7 +186,9 @@ class ChessEnv(TwoPlayerGame):
         return found
 
     def _expert_depth(self) -> int:
-        return self.depth + 1
+        """One move more than the opponent; two once so few pieces are left that it is cheap."""
+        pieces = self.position.board.occupied.bit_count()
+        return self.depth + (1 if pieces > _FEW_PIECES else 2)
 
     def expert(self) -> str:
         """Searches deeper than the opponent and repeats no position it can win from."""

@@ -118,9 +118,14 @@ class TwoPlayerGame(TextGame):
         return self.roles[self.position.turn]
 
     @property
+    def opponent(self) -> str:
+        """The opponent's name in this episode."""
+        return self._opponent if isinstance(self._opponent, str) else self._opponent.name
+
+    @property
     def self_play(self) -> bool:
         """True if the agent makes the moves of both sides."""
-        return self._opponent == SELF
+        return isinstance(self._opponent, str) and self._opponent == SELF
 
     def begin(self, options: Mapping[str, Any]) -> str:
         """Set up the game; where the opponent begins, it moves."""
