@@ -101,8 +101,15 @@ class Answers:
 
         The tokens are appended, and rows that end with them have their `Row.finish` set.
         """
+        # Until all is computed nothing changes: out of memory, the same step can be tried again.
+        states = [row.stream.bit_generator.state for row in rows]
         uniform = sampling.uniforms([row.stream for row in rows])
-        sampled = sampling.sample(logits, [row.params for row in rows], uniform)
+        try:
+            sampled = sampling.sample(logits, [row.params for row in rows], uniform)
+        except RuntimeError:
+            for row, state in zip(rows, states, strict=True):
+                row.stream.bit_generator.state = state
+            raise
         values = [getattr(sampled, part.name).tolist() for part in dataclasses.fields(sampled)]
         columns = zip(*values, strict=True)
         for row, (token, logprob, kept_mass, entropy, ok) in zip(rows, columns, strict=True):

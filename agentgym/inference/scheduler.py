@@ -362,8 +362,10 @@ class Scheduler:
             elif isinstance(job, States) and job.layer is not None and first < new:
                 job.take(by_layer[job.layer][start + first : end])
             start = end
-        logits = self.decoder.logits(hidden[last]) if last else None
         self._score(scored, hidden)
+        if answering:
+            logits = self.decoder.logits(hidden[last])
+            self._answers.sample([job.row for job in answering], logits)
         # Only now, as nothing can fail for lack of memory any more.
         self.counters["steps"] += 1
         self.counters["computed"] += plan.tokens
@@ -373,8 +375,7 @@ class Scheduler:
         chosen = [(job, new) for job, new in chosen if job not in broken]
         for job, new in chosen:
             job.computed += new
-        if logits is not None:
-            self._sample(answering, logits)
+        self._answered(answering)
         for job, _ in chosen:
             if job.awaited:
                 job.awaited = False
@@ -402,9 +403,8 @@ class Scheduler:
             for (job, position, _), part in zip(batch, parts, strict=True):
                 job.take(part, position)
 
-    def _sample(self, jobs: Sequence[Generation], logits: torch.Tensor) -> None:
-        """One token for each text, which may be its last."""
-        self._answers.sample([job.row for job in jobs], logits)
+    def _answered(self, jobs: Sequence[Generation]) -> None:
+        """Each text has a new token, which may be its last."""
         for job in jobs:
             job.sampled()
             if job.row.finish is not None:
@@ -421,6 +421,7 @@ class Scheduler:
 
     def _shrink(self, chosen: Sequence[tuple[Job, int]], error: RuntimeError) -> None:
         """A step failed: go on with half of it; a text that fails alone is told why."""
+        chosen = [(job, new) for job, new in chosen if job in self.running]
         tokens = sum(new for _, new in chosen)
         reason = f"{type(error).__name__}: {str(error)[:500]}"
         self._good_steps = 0

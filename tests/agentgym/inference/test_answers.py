@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agentgym.core import GenerationRequest, SamplingParams
+from agentgym.inference import sampling
 from agentgym.inference.answers import NOT_FINITE, Answers, failed
 from agentgym.models.tiny import tiny_model
 
@@ -81,3 +82,23 @@ def test_an_unfinished_row_counts_as_aborted(answers: Answers) -> None:
     row = answers.row(GenerationRequest(PROMPT))
     answers.sample([row], logits_for(9))
     assert answers.completion(row, 0).finish_reason == "abort"
+
+
+def test_a_step_that_fails_can_be_tried_again(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.randn(1, 259)
+    expected, row = (answers.row(GenerationRequest(PROMPT, seed=5)) for _ in range(2))
+    for _ in range(3):
+        answers.sample([expected], logits)
+
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "sample", fail)
+            with pytest.raises(torch.OutOfMemoryError):
+                answers.sample([row], logits)
+        answers.sample([row], logits)
+    assert row.ids == expected.ids
