@@ -18,8 +18,8 @@
   const BUTTONS = 'button, a, input[type="button"], div[role="button"]';
   const MIN_MARKED_AREA = 20;
 
-  let bids = new WeakMap(); // element -> bid
-  let counters = new WeakMap(); // document -> how many numbers and letters it has given
+  const bids = new WeakMap(); // element -> bid
+  const counters = new WeakMap(); // document -> how many numbers and letters it has given
 
   // "a" to "z", "aA" to "zZ" (the last letter fastest), and so on.
   function letters(n) {
@@ -173,9 +173,5 @@
     const elements = handlers.length ? document.querySelectorAll("*") : [];
     const marking = new Marking(all, new Set(handlers.map((index) => elements[index])));
     return { rows: marking.document(document, "", window), focused: focused() };
-  };
-  agentgym.forget = () => {
-    bids = new WeakMap();
-    counters = new WeakMap();
   };
 })();

@@ -83,7 +83,7 @@ def flatten_dom_to_str(
         hide_all_bids,
     )
     root = Tag("")
-    documents = [(0, root)]
+    documents = [(0, root)] if dom_snapshot["documents"] else []
     for number, holder in documents:  # grows while it is read
         documents += _document(dom_snapshot, number, holder, shown)
     return prettify(root.children)

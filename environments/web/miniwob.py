@@ -42,7 +42,8 @@ WIDTH, HEIGHT = 332, 214
 STEP_MS = 1000
 """Virtual time that passes with each action."""
 _NO_TIME_LIMIT_MS = 1_000_000_000
-_SLICE_MS = 100  # animations are drawn this often while time passes
+SLICE_MS = 100
+"""Animations are drawn this often while time passes."""
 _OURS = "#reward-display, #sync-task-cover, #click-canvas, #query"
 _HIDE_OURS = """(() => {
   const sheet = new CSSStyleSheet();
@@ -50,10 +51,11 @@ _HIDE_OURS = """(() => {
   sheet.replaceSync(ours + "{ display: none !important }");
   document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
 })();"""
-_CLOCK = 'window[Symbol.for("agentgym")]'
+CLOCK = 'window[Symbol.for("agentgym")]'
+"""What moves a page's time, see `clock.js`."""
 _RESTART = (
     "document.activeElement?.blur(); if (core.EP_TIMER !== null) core.endEpisode(0);"
-    f"{_CLOCK}.rewind()"
+    f"{CLOCK}.rewind()"
 )
 _STATE = "[WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL, WOB_REWARD_GLOBAL, WOB_REWARD_REASON]"
 
@@ -160,7 +162,7 @@ class MiniWobEnv(AgentEnv):
         self.goal = ""
         file = html_folder() / "miniwob" / f"{task}.html"
         self._url = file.as_uri()
-        self._hover_styles = _has_hover_styles(file)
+        self._hover_styles = has_hover_styles(file)
         self._page: Page | None = None
         self._clean = False  # the page is loaded and may be restarted
         self._running = False
@@ -286,7 +288,7 @@ class MiniWobEnv(AgentEnv):
         utterance = await page.evaluate(
             f"WOB_DATA_MODE = {json.dumps(self.data_mode)}; {limit}"
             f"Math.seedrandom({page_seed}); core.startEpisodeReal();"
-            f"{_CLOCK}.settle({json.dumps(self._hover_styles)}).then(() => core.getUtterance())"
+            f"{CLOCK}.settle({json.dumps(self._hover_styles)}).then(() => core.getUtterance())"
         )
         await page.ask(f"agentgym.reset({json.dumps(_OURS)})")
         await self._look(page)
@@ -302,7 +304,7 @@ class MiniWobEnv(AgentEnv):
             if reading.call.name == "wait" and not error:
                 ms = reading.call.arguments["seconds"] * 1000
         if not page.left_for:
-            passing = f"{_CLOCK}.advance({ms}, {_SLICE_MS}, {json.dumps(self._hover_styles)})"
+            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {json.dumps(self._hover_styles)})"
             try:
                 state: list[Any] = await page.evaluate(f"{passing}.then(() => {_STATE})")
             except BrowserError:
@@ -380,7 +382,7 @@ def html_folder() -> Path:
 
 
 @cache
-def _has_hover_styles(file: Path) -> bool:
+def has_hover_styles(file: Path) -> bool:
     """Whether a page has styles for what is under the mouse.
 
     Chromium finds out what is under a resting mouse with its next frame, so that each look must

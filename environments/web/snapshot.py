@@ -52,20 +52,34 @@ async def mark(page: Page, *, every_tag: bool = False, scale: float = 1.0) -> Ma
         BrowserError: the page never stood still.
     """
     for _ in range(_ATTEMPTS):
-        handlers = await page.evaluate(_HANDLERS)
-        given = f"{json.dumps(every_tag)}, {json.dumps(handlers)}"
-        asked = f"agentgym.mark ? agentgym.mark({given}) : null"
         found, dom = await asyncio.gather(
-            page.ask(asked), page.session.send("DOMSnapshot.captureSnapshot", _SNAPSHOT)
+            _found(page, every_tag), page.session.send("DOMSnapshot.captureSnapshot", _SNAPSHOT)
         )
-        if found is None:
-            await page.ask(script("bids.js"))
-            continue
         try:
             return joined(dom, found, scale)
         except _Changed:
             continue
     raise BrowserError("the page changed while it was being read")
+
+
+async def focused(page: Page, *, every_tag: bool = False) -> str:
+    """Number a page's elements as `mark` does, without its snapshot.
+
+    Returns:
+        Bid of the focused element; empty if it has none.
+    """
+    found = await _found(page, every_tag)
+    return str(found["focused"])
+
+
+async def _found(page: Page, every_tag: bool) -> dict[str, Any]:
+    handlers = await page.evaluate(_HANDLERS)
+    asked = f"agentgym.mark({json.dumps(every_tag)}, {json.dumps(handlers)})"
+    found = await page.ask(f"agentgym.mark ? {asked} : null")
+    if found is None:
+        await page.ask(script("bids.js"))
+        found = await page.ask(asked)
+    return dict(found)
 
 
 class _Changed(Exception):
@@ -180,3 +194,48 @@ def _set_attributes(attributes: list[int], row: Mapping[str, Any], strings: _Str
         elif value is not None:
             attributes += [number, strings.number(value)]
             names.append(number)
+
+
+def stable(dom: dict[str, Any], tree: dict[str, Any]) -> None:
+    """Give the nodes of a snapshot and of an accessibility tree numbers from 1, and frames too.
+
+    Chromium's own differ between equal episodes, because it counts on.
+
+    Args:
+        dom: `Marked.dom`; changed.
+        tree: of `axtree.fetch`, or empty; changed.
+    """
+    backends: dict[int, int] = {}
+    for number, document in enumerate(dom["documents"]):
+        given = document["nodes"]["backendNodeId"]
+        for index, backend in enumerate(given):
+            given[index] = backends.setdefault(backend, len(backends) + 1)
+        dom["strings"][document["frameId"]] = f"frame {number}"
+    ids: dict[str, str] = {}
+    frames: dict[str, str] = {}
+    for node in tree.get("nodes", ()):
+        for one in (node["nodeId"], *node.get("childIds", ())):
+            ids.setdefault(one, str(len(ids) + 1))
+    for node in tree.get("nodes", ()):
+        node["nodeId"] = ids[node["nodeId"]]
+        node["childIds"] = [ids[child] for child in node.get("childIds", ())]
+        if "parentId" in node:
+            node["parentId"] = ids.setdefault(node["parentId"], str(len(ids) + 1))
+        if "frameId" in node:
+            node["frameId"] = frames.setdefault(node["frameId"], f"frame {len(frames)}")
+        for place in (node, *_related(node)):
+            if "backendDOMNodeId" in place:
+                backend = place["backendDOMNodeId"]
+                place["backendDOMNodeId"] = backends.setdefault(backend, len(backends) + 1)
+
+
+def _related(value: Any) -> Iterator[dict[str, Any]]:
+    """The other nodes that a node's properties and sources name."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "relatedNodes":
+                yield from part
+            yield from _related(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _related(part)

@@ -1,0 +1,545 @@
+"""agentgym/browsergym.miniwob.<task>-v0: MiniWoB++ with BrowserGym's observations and actions.
+
+An agent written for BrowserGym finds here what it imports: `HighLevelActionSet`,
+`flatten_axtree_to_str`, `flatten_dom_to_str`, `prune_html`, `overlay_som`, and, after
+`register_aliases`, the ids ``browsergym/miniwob.<task>``.
+"""
+
+import base64
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, cast
+
+import gymnasium as gym
+import numpy as np
+
+from agentgym.actions import ActionCall
+from agentgym.environments.web.actions import ALL_ACTIONS, perform, rest_mouse
+from agentgym.environments.web.axtree import fetch, flatten_axtree_to_str
+from agentgym.environments.web.browser import Browser
+from agentgym.environments.web.browsergym_actions import ACTIONS, HighLevelActionSet
+from agentgym.environments.web.dialects import Plan
+from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
+from agentgym.environments.web.marks import overlay_som
+from agentgym.environments.web.markup import flatten_dom_to_str, prune_html
+from agentgym.environments.web.miniwob import (
+    CLOCK,
+    HEIGHT,
+    SLICE_MS,
+    WIDTH,
+    has_hover_styles,
+    html_folder,
+)
+from agentgym.environments.web.miniwob_tasks import TASKS
+from agentgym.environments.web.page import Page, image_of, script
+from agentgym.environments.web.snapshot import Marked, focused, mark, stable
+from agentgym.environments.web.view import PageView
+from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
+from agentgym.spaces import Unicode
+from agentgym.types import ImageArray
+
+__all__ = [
+    "BROWSERGYM_TASKS",
+    "HEAVY",
+    "BrowserGymMiniWob",
+    "HighLevelActionSet",
+    "flatten_axtree_to_str",
+    "flatten_dom_to_str",
+    "overlay_som",
+    "prune_html",
+    "register_aliases",
+]
+
+SCALE: Final = 1.5
+"""Screenshots, boxes and coordinates are that much larger than the page, as in BrowserGym."""
+EPISODE_MAX_TIME_MS: Final = 1_000_000
+HEAVY: Final = ("screenshot", "dom_object", "axtree_object", "extra_element_properties")
+"""The parts of an observation that may be left out."""
+BROWSERGYM_TASKS: Final = tuple(
+    task
+    for task in TASKS
+    if task not in ("button-delay", "chase-circle", "hover-shape", "moving-items", "simon-says")
+)
+"""The tasks that BrowserGym has ids for."""
+_GREETING = "Hello! I carry out tasks on web pages. What shall I do?"
+_GLOBALS = ("REWARD_GLOBAL", "RAW_REWARD_GLOBAL", "REWARD_REASON", "DONE_GLOBAL")
+_INFO = (*_GLOBALS, "EPISODE_ID", "TASK_READY")
+_STATE = f"[{', '.join(f'WOB_{name}' for name in _INFO)}]"
+_NO_PAGE: dict[str, Any] = {"documents": [], "strings": []}
+
+
+@dataclass(slots=True)
+class Chat:
+    """What agent and user have said."""
+
+    now: Callable[[], float]
+    """Seconds since the episode began."""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_message(self, role: str, msg: str) -> None:
+        """Say something.
+
+        Args:
+            role: user, user_image, assistant, info or infeasible.
+            msg: what is said.
+        """
+        self.messages.append({"role": role, "timestamp": self.now(), "message": msg})
+
+
+class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
+    """One MiniWoB++ page as BrowserGym 0.14 shows it.
+
+    ## Description
+    The page of `agentgym.environments.web.miniwob`, without its display for people. Offline, in
+    virtual time: each action takes `pre_observation_delay` and the waiting that it asks for, so
+    equal episodes have equal observations, ``elapsed_time`` and the times in infos included.
+
+    ## Action Space
+    Text with one or several calls, see `browsergym_actions`; `action_mapping` checks and may change
+    it. Nothing is ever executed as Python.
+
+    ## Observation Space
+    BrowserGym's dict: ``chat_messages goal goal_object open_pages_urls open_pages_titles
+    active_page_index url screenshot dom_object axtree_object extra_element_properties
+    focused_element_bid last_action last_action_error elapsed_time``. Those of `HEAVY` that are not
+    wanted are missing, and cost nothing.
+
+    ## Rewards
+    1 when the page's own reward is positive, else 0.
+
+    ## Starting State
+    The page for ``RandomState(seed).randint(0, 1000000)``, the same as in BrowserGym.
+
+    ## Episode End
+    Terminated when the page gives its reward, when the agent leaves it (addresses and tabs are of
+    no use here), and when it reports the task as infeasible. Never truncated by itself.
+
+    ## Arguments
+    See `__init__`.
+
+    ## Version History
+    - v0: first version.
+
+    Differs from BrowserGym: pages are only read, so that ids, values and visibility are not written
+    into them (see `snapshot.mark`); nodes of the accessibility tree have small numbers; the chat
+    is a list, and its greeting another one; messages of Playwright end after their first line.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        observations: Collection[str] = HEAVY,
+        subsets: str | Sequence[str] | None = None,
+        multiaction: bool = True,
+        action_mapping: Callable[[str], str] | Literal["subsets"] | None = "subsets",
+        render_mode: str | None = None,
+        task_kwargs: Mapping[str, Any] | None = None,
+        viewport: Mapping[str, int] | None = None,
+        tags_to_mark: str = "standard_html",
+        terminate_on_infeasible: bool = True,
+        pre_observation_delay: float = 0.5,
+        **browsergym: Any,
+    ) -> None:
+        """Set up; Chromium starts with the first `reset`.
+
+        Args:
+            task: one of `miniwob_tasks.TASKS`.
+            observations: which of `HEAVY` observations have.
+            subsets: of `browsergym_actions.SUBSETS`, unless there is an `action_mapping`.
+            multiaction: several calls may be given at once, unless there is an `action_mapping`.
+            action_mapping: text to text; what it raises is the action's error. Usually
+                `HighLevelActionSet.to_python_code`. `None` leaves the text as it is.
+            render_mode: ``rgb_array`` or nothing.
+            task_kwargs: ``episode_max_time`` in milliseconds.
+            viewport: ``width`` and ``height`` of the page.
+            tags_to_mark: ``standard_html``, or ``all`` for ids on elements that are no HTML too.
+            terminate_on_infeasible: reporting the task as infeasible ends the episode.
+            pre_observation_delay: seconds of virtual time that each action takes.
+            **browsergym: BrowserGym's other arguments. ``slow_mo``, ``timeout``, ``locale``,
+                ``timezone_id``, ``headless``, ``pw_chromium_kwargs`` and ``pw_context_kwargs`` have
+                no effect; ``wait_for_user_message``, ``resizeable_window``, ``record_video_dir``
+                and ``use_raw_page_output`` must be off.
+
+        Raises:
+            UnknownNameError: there is no such task.
+            ConfigError: another argument is wrong.
+            MissingDependencyError: the `miniwob` package is not installed.
+        """
+        if task not in TASKS:
+            raise UnknownNameError("MiniWoB task", task, TASKS)
+        for name in observations:
+            if name not in HEAVY:
+                raise UnknownNameError("observation", name, HEAVY)
+        if tags_to_mark not in ("standard_html", "all"):
+            raise ConfigError(
+                f"tags_to_mark must be 'standard_html' or 'all', got {tags_to_mark!r}"
+            )
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        _check_others(browsergym)
+        settings = dict(task_kwargs or {})
+        self.max_time_ms = settings.pop("episode_max_time", EPISODE_MAX_TIME_MS)
+        if settings:
+            raise ConfigError(f"unknown task_kwargs {sorted(settings)!r}; known: episode_max_time")
+        self.task = task
+        self.observations = frozenset(observations)
+        self.render_mode = render_mode
+        self.every_tag = tags_to_mark == "all"
+        self.terminate_on_infeasible = terminate_on_infeasible
+        self.delay_s = pre_observation_delay
+        if action_mapping == "subsets":
+            chosen = HighLevelActionSet(subsets or _DEFAULTS, multiaction=multiaction)
+            action_mapping = chosen.to_python_code
+        elif subsets is not None:
+            raise ConfigError("subsets and action_mapping are two ways to say the same; give one")
+        self.action_mapping = action_mapping
+        self.size = (viewport["width"], viewport["height"]) if viewport else (WIDTH, HEIGHT)
+        self.observation_space = _space(self.observations, self.size)
+        self.action_space = Unicode()
+        file = html_folder() / "miniwob" / f"{task}.html"
+        self._url = file.as_uri()
+        self._hover_styles = has_hover_styles(file)
+        self.page: Page | None = None
+        self._inputs: Inputs | None = None
+        self.goal_object: tuple[dict[str, Any], ...] = ()
+        self.chat = Chat(lambda: self._elapsed_s)
+        self._running = False
+        self._elapsed_s = 0.0
+        self._last = ("", "")  # action and its error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            BrowserError: Chromium failed.
+        """
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**32))
+        page_seed = int(np.random.RandomState(seed % 2**32).randint(0, 1_000_000))
+        self._running = False
+        if self.page is not None and (self.page.failure or not self.page.browser.alive):
+            self.close()
+        if self.page is None:
+            init = "".join(script(name) for name in ("clock.js", "listeners.js"))
+            self.page = Browser.shared().page(size=self.size, init_script=init, offline=True)
+            self.page.hover_styles = self._hover_styles
+        self._inputs = Inputs(self.page)
+        self._elapsed_s = 0.0
+        self._last = ("", "")
+        goal, info = self.page.run(self._start(self.page, page_seed))
+        self.goal_object = ({"type": "text", "text": goal},)
+        self.chat = Chat(lambda: self._elapsed_s)
+        self.chat.add_message("assistant", _GREETING)
+        self.chat.add_message("user", goal)
+        self._running = True
+        return self._observation(self._seen(self.page)), {"task_info": info}
+
+    def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Carry out the calls that the text holds, and let time pass.
+
+        Raises:
+            BrowserError: Chromium failed: the episode is over, and not by the agent's fault.
+            EpisodeOverError: the episode has ended, or none has begun.
+        """
+        page = self.page
+        if not self._running or page is None:
+            raise EpisodeOverError("the episode is over, or none has begun; call reset()")
+        plan = self._plan(action)
+        times = {"action_exec_start": self._elapsed_s, "action_exec_timeout": 0.0}
+        self._running = False  # unless all goes well
+        error, away, state = page.run(self._act(page, plan))
+        times["action_exec_stop"] = self._elapsed_s
+        if match := re.match(r"TimeoutError: (?:\S+ )?Timeout ([0-9]+)ms exceeded\.", error):
+            times["action_exec_timeout"] = float(match[1]) / 1000
+        self._last = (action, error)
+        observed = self._seen(page)
+        if page.left_for and not away:
+            away = "invalid url, terminating task"
+        gave_up = any(message["role"] == "infeasible" for message in self.chat.messages)
+        done = bool(away) or bool(state["DONE_GLOBAL"])
+        reward = 0.0 if away else float((state["RAW_REWARD_GLOBAL"] or 0) > 0)
+        terminated = done or (gave_up and self.terminate_on_infeasible)
+        self._running = not terminated
+        names = ("wait_for_page_loading", "validation", "get_observation")
+        ends = {f"{name}_{end}": self._elapsed_s for name in names for end in ("start", "stop")}
+        info = {**times, **ends, "task_info": {"error": away} if away else state}
+        return self._observation(observed), reward, terminated, False, info
+
+    def render(self) -> Any:
+        """The page as an (H, W, 3) picture.
+
+        Raises:
+            EpisodeOverError: there has been no `reset`.
+        """
+        if self.render_mode is None:
+            return None
+        if self.page is None:
+            raise EpisodeOverError("there is nothing to render; call reset() first")
+        return self.page.run(self._photograph(self.page))
+
+    def close(self) -> None:
+        """Close the page; may be called twice."""
+        self._running = False
+        if self.page is not None:
+            self.page.close()
+            self.page = None
+
+    # ---- on the browser's loop ---------------------------------------------------------------
+
+    async def _start(self, page: Page, page_seed: int) -> tuple[str, dict[str, Any]]:
+        """Begin an episode on the page; returns the goal and the page's state."""
+        width, height = self.size
+        await rest_mouse(page, width - 1, height - 1)
+        await page.navigate(self._url)
+        await page.evaluate(script("browsergym_page.js"))
+        utterance = await page.evaluate(
+            f"Math.seedrandom({page_seed}); core.EPISODE_MAX_TIME = {json.dumps(self.max_time_ms)};"
+            f"core.startEpisodeReal();"
+            f"{CLOCK}.settle({json.dumps(self._hover_styles)}).then(() => core.getUtterance())"
+        )
+        state = await page.evaluate(_STATE)
+        goal = utterance if isinstance(utterance, str) else str(utterance["utterance"])
+        return goal, dict(zip(_INFO, state, strict=True))
+
+    async def _act(self, page: Page, plan: Plan) -> tuple[str, str, dict[str, Any]]:
+        """Carry out a plan; returns its error, how the page was left, and the page's state."""
+        error, away, ms = "", "", self.delay_s * 1000
+        for call, source in zip(plan.calls, plan.sources, strict=True):
+            if call.name == "wait":
+                ms += call.arguments["seconds"] * 1000
+                continue
+            error, away = await self._do(page, call, source)
+            if error or away or page.left_for:
+                break
+        state: list[Any] = [0, 0, None, False, 0, True]
+        if not page.left_for and not away:
+            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {json.dumps(self._hover_styles)})"
+            try:
+                state = await page.evaluate(f"{passing}.then(() => {_STATE})")
+            except BrowserError:
+                if not page.left_for:
+                    raise
+        self._elapsed_s += ms / 1000
+        return error or plan.error, away, dict(zip(_INFO, state, strict=True))
+
+    async def _do(self, page: Page, call: ActionCall, source: str) -> tuple[str, str]:
+        """Carry out a call; returns its error, and how the page was left."""
+        match call.name:
+            case "answer":
+                self.chat.add_message("assistant", call.arguments["text"])
+            case "infeasible":
+                self.chat.add_message("infeasible", call.arguments["reason"])
+            case "goto":
+                why = f"Error: Page.goto: net::ERR_INTERNET_DISCONNECTED at {call.arguments['url']}"
+                return why, "invalid url, terminating task"
+            case "go_back":
+                return "", "invalid url, terminating task"
+            case "new_tab" | "tab_close":
+                return "", "invalid page, terminating task"
+            case "tab_focus":
+                there = call.arguments["index"] in (0, -1)
+                return "" if there else "IndexError: list index out of range", ""
+            case "upload":
+                return f"Error: {source}: there is no file to choose here", ""
+            case name if name in ALL_ACTIONS:
+                return _told(await perform(page, _scaled(call), PageView(())), source), ""
+            case name if name in INPUT_ACTIONS and self._inputs is not None:
+                said = await self._inputs.perform(_scaled(call), PageView(()))
+                return _told(said, source), ""
+        return "", ""
+
+    async def _observe(self, page: Page) -> dict[str, Any]:
+        """The parts of an observation that come from the page."""
+        if page.left_for:
+            return {"url": page.left_for, "title": "", "focused": "", "page": None}
+        title = await page.evaluate("document.title")
+        observed: dict[str, Any] = {"url": self._url, "title": title}
+        if self.observations & {"dom_object", "axtree_object", "extra_element_properties"}:
+            marked = await mark(page, every_tag=self.every_tag, scale=SCALE)
+            tree = await fetch(page, marked) if "axtree_object" in self.observations else {}
+            stable(marked.dom, tree)
+            observed |= {"focused": marked.focused, "page": marked, "tree": tree}
+        else:
+            observed |= {"focused": await focused(page, every_tag=self.every_tag), "page": None}
+        if "screenshot" in self.observations:
+            observed["screenshot"] = await self._photograph(page)
+        return observed
+
+    async def _photograph(self, page: Page) -> ImageArray:
+        """The page, `SCALE` times larger."""
+        width, height = self.size
+        x, y = await page.evaluate("[scrollX, scrollY]")
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": SCALE}
+        options = {"format": "png", "optimizeForSpeed": True, "clip": clip}
+        answer = await page.session.send("Page.captureScreenshot", options)
+        return image_of(base64.b64decode(answer["data"]), _scaled_size(self.size))
+
+    # ---- parts -------------------------------------------------------------------------------
+
+    def _seen(self, page: Page) -> dict[str, Any]:
+        """The parts of an observation that come from the page, even if it is being left."""
+        try:
+            return page.run(self._observe(page))
+        except BrowserError:
+            if not page.left_for or page.failure:
+                raise
+            return page.run(self._observe(page))
+
+    def _plan(self, action: str) -> Plan:
+        """What the text asks for, once it has been mapped."""
+        try:
+            code = self.action_mapping(action) if self.action_mapping else action
+        except Exception as error:  # the mapping may be anybody's; what it raises is told
+            return Plan(error=f"{type(error).__name__}: {error}")
+        return _EVERYTHING.plan(code)
+
+    def _observation(self, observed: dict[str, Any]) -> dict[str, Any]:
+        marked: Marked | None = observed["page"]
+        observation: dict[str, Any] = {
+            "chat_messages": tuple(dict(message) for message in self.chat.messages),
+            "goal": self.goal_object[0]["text"],
+            "goal_object": tuple(dict(part) for part in self.goal_object),
+            "open_pages_urls": (observed["url"],),
+            "open_pages_titles": (observed["title"],),
+            "active_page_index": np.asarray([0]),
+            "url": observed["url"],
+            "focused_element_bid": observed["focused"],
+            "last_action": self._last[0],
+            "last_action_error": self._last[1],
+            "elapsed_time": np.asarray([self._elapsed_s]),
+        }
+        width, height = _scaled_size(self.size)
+        heavy = {
+            "screenshot": observed.get("screenshot", np.zeros((height, width, 3), np.uint8)),
+            "dom_object": marked.dom if marked else dict(_NO_PAGE),
+            "axtree_object": observed.get("tree") or {"nodes": []},
+            "extra_element_properties": marked.properties if marked else {},
+        }
+        return observation | {name: heavy[name] for name in HEAVY if name in self.observations}
+
+
+_EVERYTHING = HighLevelActionSet("custom", custom_actions=list(ACTIONS))
+_DEFAULTS = ("chat", "infeas", "bid", "nav", "tab")
+_COORDINATES = frozenset(("x", "y", "dx", "dy", "x1", "y1", "x2", "y2"))
+_IGNORED = (
+    "slow_mo",
+    "timeout",
+    "locale",
+    "timezone_id",
+    "headless",
+    "pw_chromium_kwargs",
+    "pw_context_kwargs",
+)
+_OFF = ("wait_for_user_message", "resizeable_window", "record_video_dir", "use_raw_page_output")
+
+
+def register_aliases() -> None:
+    """Register ``browsergym/miniwob.<task>`` for BrowserGym's tasks; may be called again.
+
+    Raises:
+        ConfigError: BrowserGym itself is installed, and the ids are its own.
+    """
+    if importlib.util.find_spec("browsergym") is not None:
+        raise ConfigError(
+            "browsergym is installed, and browsergym/miniwob.* are its ids; "
+            "use agentgym/browsergym.miniwob.<task>-v0, or uninstall browsergym"
+        )
+    for task in BROWSERGYM_TASKS:
+        if f"browsergym/miniwob.{task}" not in gym.registry:
+            gym.register(
+                id=f"browsergym/miniwob.{task}",
+                entry_point="agentgym.environments.web.browsergym:BrowserGymMiniWob",
+                kwargs={"task": task},
+            )
+
+
+def _check_others(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name not in (*_IGNORED, *_OFF):
+            raise ConfigError(f"unknown argument {name!r}; see BrowserGymMiniWob")
+        if name in _OFF and value:
+            raise ConfigError(f"{name} must be off here, got {value!r}")
+
+
+def _scaled_size(size: tuple[int, int]) -> tuple[int, int]:
+    return round(size[0] * SCALE), round(size[1] * SCALE)
+
+
+def _scaled(call: ActionCall) -> ActionCall:
+    """The call with the page's own coordinates."""
+    arguments = {
+        name: value / SCALE if name in _COORDINATES else value
+        for name, value in call.arguments.items()
+    }
+    return replace(call, arguments=arguments)
+
+
+_GONE = re.compile(r'There is no element (".*?")\. Elements:')
+_METHODS = {"drag_and_drop": "Locator.hover", "keyboard_press": "Keyboard.press"}
+_NO_FIELD = "Element is not an <input>, <textarea> or [contenteditable] element"
+
+
+def _told(said: str, source: str) -> str:
+    """What BrowserGym says when the engine says this of an action."""
+    if not said:
+        return ""
+    method = _METHODS.get(source, f"Locator.{source}")
+    if match := _GONE.match(said):
+        return f'ValueError: Could not find element with bid "{json.loads(match[1])}"'
+    if said.endswith("is not a text field."):
+        return f"Error: {method}: Error: {_NO_FIELD}"
+    if "is not a list of options." in said:
+        return f"Error: {method}: Error: Element is not a <select> element"
+    if source != "press" and (match := re.match(r"Unknown key '(.*?)'\.", said)):
+        return f'Error: Keyboard.press: Unknown key: "{match[1]}"'
+    if said.startswith("Element") or source in ("press", "select_option"):
+        return f"TimeoutError: {method}: Timeout 500ms exceeded.\n{said}"
+    return f"Error: {method}: {said}"
+
+
+class _Any(gym.Space[Any]):
+    """Values of one Python type."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+        super().__init__()
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return False
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, self.kind)
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> Any:
+        return self.kind()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Any) and self.kind is other.kind
+
+    def __hash__(self) -> int:
+        return hash(self.kind)
+
+
+def _space(observations: Collection[str], size: tuple[int, int]) -> gym.Space[dict[str, Any]]:
+    width, height = _scaled_size(size)
+    texts = ("goal", "url", "focused_element_bid", "last_action", "last_action_error")
+    tuples = ("chat_messages", "goal_object", "open_pages_urls", "open_pages_titles")
+    spaces: dict[str, gym.Space[Any]] = {name: Unicode() for name in texts}
+    spaces |= {name: _Any(tuple) for name in tuples}
+    spaces["active_page_index"] = gym.spaces.Box(0, 255, (1,), np.int64)
+    spaces["elapsed_time"] = gym.spaces.Box(0, 1e9, (1,), np.float64)
+    for name in observations:
+        spaces[name] = _Any(dict)
+    if "screenshot" in observations:
+        spaces["screenshot"] = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
+    return cast(gym.Space[dict[str, Any]], gym.spaces.Dict(spaces))
