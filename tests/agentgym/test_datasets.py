@@ -13,9 +13,11 @@ import pytest
 
 from agentgym import datasets
 from agentgym.actions import ActionSet
+from agentgym.chat import ContextConfig
 from agentgym.core import AgentEnv
 from agentgym.datasets import PLAN, DatasetPlan, make_dataset, parse_mix, qualities, summarise
 from agentgym.errors import ConfigError, EnvFailureError, UnknownNameError
+from agentgym.models.tiny import tiny_tokenizer
 from agentgym.policy import oracle_policy, random_policy
 from agentgym.records import to_table
 from agentgym.rollout import collect
@@ -159,6 +161,24 @@ def test_rows_are_those_of_a_rollout(tmp_path: Path) -> None:
         Source.RANDOM,
     ]
     assert made[0].id == "stairs-v0-5/0000000"
+
+
+def test_rows_hold_a_models_tokens_if_it_is_named(tmp_path: Path) -> None:
+    """The same ids as a rollout of the expert with that model's tokenizer records."""
+    tokenizer = tiny_tokenizer()
+    plan = DatasetPlan(NAME, 2, "expert", seed=5, model="tiny")
+    make_dataset(plan, tmp_path / "a", tokenizer=tokenizer)
+    others = collect([Task(NAME, 5 + i) for i in range(2)], oracle_policy(tokenizer=tokenizer))
+    for trajectory, other in zip(rows(tmp_path / "a"), others, strict=True):
+        for turn, same in zip(trajectory.turns, other.turns, strict=True):
+            assert turn.extends == same.extends
+            assert turn.prompt_ids.tolist() == same.prompt_ids.tolist()
+            assert turn.action_ids is not None
+            assert same.action_ids is not None
+            assert turn.action_ids.tolist() == same.action_ids.tolist()
+    short = ContextConfig(max_tokens=200)
+    make_dataset(plan, tmp_path / "b", tokenizer=tokenizer, context=short)
+    assert {t.end for t in rows(tmp_path / "b")} == {EndReason.TOKEN_LIMIT}
 
 
 def test_equal_plans_make_equal_files(tmp_path: Path) -> None:
