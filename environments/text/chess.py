@@ -102,7 +102,10 @@ class ChessEnv(TwoPlayerGame):
             return ChessPosition(read_board(saved))
         position = ChessPosition(read_board(saved["start"]))
         for played in saved["moves"]:
-            position = position.then(chess.Move.from_uci(played))
+            made = chess.Move.from_uci(played)
+            if not position.board.is_legal(made):
+                raise ConfigError(f"{played!r} is not legal in {position.fen!r}")
+            position = position.then(made)
         return position
 
     def write_position(self) -> dict[str, Any]:

@@ -164,6 +164,18 @@ def test_a_forked_game_goes_on_like_the_first(opponent: str) -> None:
         assert env.step(action) == copy.step(action)
 
 
+def test_a_damaged_snapshot_changes_nothing() -> None:
+    env = at(opponent="self")
+    env.step("e4")
+    before, snapshot = env.position.fen, env.snapshot()
+    for old, new in ((b"e2e4", b"e2e5"), (b"e2e4", b"zz"), (b'"taken":1', b'"token":1')):
+        with pytest.raises(ConfigError):
+            env.restore(snapshot.replace(old, new))
+        assert env.position.fen == before
+    env.restore(snapshot)
+    assert env.step("e5")[0]["error"] == ""
+
+
 def test_a_fork_remembers_repetitions() -> None:
     env = gym.make("agentgym/chess-v0", opponent="self")
     env.reset(seed=0)
