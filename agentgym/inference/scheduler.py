@@ -239,7 +239,7 @@ class Scheduler:
     def _share(self, job: Job) -> None:
         """Let running texts give up their copies of what a new one reads in place."""
         trunk = job.trunk
-        for other in self.running:
+        for other in self.running if trunk else ():
             more = len(trunk) - len(other.trunk)
             if more > 0 and other.weights == job.weights and other.passed[: len(trunk)] == trunk:
                 self.pool.give(other.pages[:more])

@@ -13,7 +13,7 @@ from agentgym.errors import ConfigError, InferenceError, UnknownNameError
 from agentgym.inference.engine import Engine
 from agentgym.inference.hf import HFBackend
 from agentgym.inference.pages import PAGE, bytes_per_page
-from agentgym.models.load import LoadedModel
+from agentgym.models.load import LoadedModel, load_model
 from agentgym.models.tiny import tiny_model
 from agentgym.registry import BACKENDS
 from agentgym.types import Completion, IntArray
@@ -404,6 +404,48 @@ def test_made_from_a_name_and_with_wrong_limits() -> None:
     for how, word in wrong:
         with pytest.raises(ConfigError, match=word):
             Engine(*tiny_model(), **how)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_half_precision_is_near(dtype: str, fused: bool, tiny: LoadedModel) -> None:
+    requests = [GenerationRequest(text, SamplingParams(max_tokens=8), 3) for text in TEXTS]
+    with Engine("tiny", dtype=dtype, device="cpu", fused=fused, eos_ids=()) as engine:
+        answers = engine.generate(requests)
+        whole = [np.concatenate([t, ids(a)]) for t, a in zip(TEXTS, answers, strict=True)]
+        again = engine.logprobs(whole, [len(t) for t in TEXTS])
+    exact = HFBackend(tiny).logprobs(whole, [len(t) for t in TEXTS])
+    for answer, scores, values in zip(answers, again, exact, strict=True):
+        assert answer.logprobs is not None
+        assert np.abs(answer.logprobs - scores).mean() < 0.15
+        assert np.abs(scores - values).mean() < 0.15
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", [True, False])
+def test_on_an_accelerator(fused: bool) -> None:
+    with Engine("tiny", dtype="float32", memory=64 * PAGE_BYTES, fused=fused) as engine:
+        assert engine._decoder.model.device.type != "cpu"
+        answers = engine.generate(REQUESTS)
+        whole = [np.concatenate([t, ids(a)]) for t, a in zip(TEXTS, answers, strict=True)]
+        for answer, scores in zip(
+            answers, engine.logprobs(whole, [len(t) for t in TEXTS]), strict=True
+        ):
+            np.testing.assert_allclose(answer.logprobs, scores, atol=1e-2)  # type: ignore[arg-type]
+        check_nothing_leaked(engine)
+
+
+@pytest.mark.model
+def test_the_embedded_model_is_exact() -> None:
+    loaded = load_model("smollm2-135m", dtype="float32", device="cpu")
+    start = np.random.default_rng(0).integers(3, 49000, 40)
+    texts = [np.append(start, [token, 7]).astype(np.int32) for token in (5, 6, 7)]
+    requests = [
+        GenerationRequest(text, SamplingParams(float(i % 2), max_tokens=4), i)
+        for i, text in enumerate(texts)
+    ]
+    with Engine(loaded) as engine:
+        check_equal(engine.generate(requests), HFBackend(loaded).generate(requests))
 
 
 @pytest.mark.parametrize(
