@@ -6,6 +6,9 @@ EXPECTATIONS = {
     "agentgym/miniwob.*": Expectation(
         random=1.0, why="pages with few elements, where any click may be the right one"
     ),
+    "agentgym/browsergym.miniwob.*": Expectation(
+        random=1.0, why="the same pages, where any click may be the right one"
+    ),
     "agentgym/maze*": Expectation(
         random=0.4, why="a hundred steps of a random walk reach the goal of a small maze"
     ),

@@ -123,9 +123,10 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
     ## Version History
     - v0: first version.
 
-    Differs from BrowserGym: pages are only read, so that ids, values and visibility are not written
-    into them (see `snapshot.mark`); nodes of the accessibility tree have small numbers; the chat
-    is a list, and its greeting another one; messages of Playwright end after their first line.
+    Differs from BrowserGym: pages are only read, so that ids, values and visibility are not
+    written into them (see `snapshot.mark`); nodes of the accessibility tree have small numbers; the
+    chat is a list, and its greeting another one; messages of Playwright end after their first line;
+    scroll bars take no room; info holds ``success`` at the end of an episode.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
@@ -201,7 +202,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         self.action_mapping = action_mapping
         self.size = (viewport["width"], viewport["height"]) if viewport else (WIDTH, HEIGHT)
         self.observation_space = _space(self.observations, self.size)
-        self.action_space = Unicode()
+        self.action_space = Unicode(sampler=self._sample)
         file = html_folder() / "miniwob" / f"{task}.html"
         self._url = file.as_uri()
         self._hover_styles = has_hover_styles(file)
@@ -212,6 +213,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         self._running = False
         self._elapsed_s = 0.0
         self._last = ("", "")  # action and its error
+        self._marked: Sequence[str] = ()  # bids that look as if something could be done there
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -272,6 +274,8 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         names = ("wait_for_page_loading", "validation", "get_observation")
         ends = {f"{name}_{end}": self._elapsed_s for name in names for end in ("start", "stop")}
         info = {**times, **ends, "task_info": {"error": away} if away else state}
+        if terminated:
+            info["success"] = reward > 0
         return self._observation(observed), reward, terminated, False, info
 
     def render(self) -> Any:
@@ -367,6 +371,8 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
             marked = await mark(page, every_tag=self.every_tag, scale=SCALE)
             tree = await fetch(page, marked) if "axtree_object" in self.observations else {}
             stable(marked.dom, tree)
+            told = marked.properties
+            self._marked = [bid for bid in told if told[bid]["set_of_marks"]]
             observed |= {"focused": marked.focused, "page": marked, "tree": tree}
         else:
             observed |= {"focused": await focused(page, every_tag=self.every_tag), "page": None}
@@ -401,6 +407,12 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         except Exception as error:  # the mapping may be anybody's; what it raises is told
             return Plan(error=f"{type(error).__name__}: {error}")
         return _EVERYTHING.plan(code)
+
+    def _sample(self, rng: np.random.Generator) -> str:
+        """A click, if it is known on what."""
+        if not self._marked:
+            return "noop()"
+        return f"click('{self._marked[int(rng.integers(len(self._marked)))]}')"
 
     def _observation(self, observed: dict[str, Any]) -> dict[str, Any]:
         marked: Marked | None = observed["page"]

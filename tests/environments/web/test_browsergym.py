@@ -218,9 +218,19 @@ def test_an_episode(make: Make) -> None:
     }
     _, reward, terminated, _, info = env.step(f"click('{bid_of(observation, 'button')}')")
     assert (reward, terminated) == (1.0, True)
+    assert info["success"] is True
     assert info["task_info"]["DONE_GLOBAL"] is True
     with pytest.raises(EpisodeOverError):
         env.step("noop()")
+
+
+def test_random_actions_are_clicks_on_what_is_marked(make: Make) -> None:
+    env = make("click-button")
+    assert env.action_space.sample() == "noop()"  # nothing is known yet
+    env.reset(seed=3)
+    env.action_space.seed(0)
+    sampled = {env.action_space.sample() for _ in range(50)}
+    assert sampled == {"click('15')", "click('17')", "click('19')"}
 
 
 def test_a_wrong_click_is_worth_nothing(make: Make) -> None:
