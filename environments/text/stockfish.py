@@ -16,6 +16,8 @@ ELO = 1200
 MILLISECONDS = 100
 """For one move, as there. What a program finds in a time differs from run to run."""
 _WAIT_S = 10.0
+_DEBIAN = "/usr/games"
+"""Where Debian puts it, which is not on everybody's path."""
 _WEAKEST = re.compile(r"option name UCI_Elo .*\bmin (\d+)")
 
 
@@ -28,7 +30,7 @@ class Stockfish:
     """
 
     def __init__(self, program: str = PROGRAM, elo: int = ELO) -> None:
-        path = shutil.which(program)
+        path = shutil.which(program) or shutil.which(program, path=_DEBIAN)
         if path is None:
             raise MissingDependencyError(
                 f"the program {program!r} is not there; install it (apt install stockfish) or "

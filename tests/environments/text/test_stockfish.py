@@ -65,6 +65,7 @@ def test_a_program_plays_black(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_the_program_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("agentgym.environments.text.stockfish._DEBIAN", "")
     with pytest.raises(MissingDependencyError, match="alphabeta"):
         Stockfish()
     with pytest.raises(MissingDependencyError, match="alphabeta"):
