@@ -9,6 +9,9 @@ EXPECTATIONS = {
     "agentgym/browsergym.miniwob.*": Expectation(
         random=1.0, why="the same pages, where any click may be the right one"
     ),
+    "agentgym/maze.medium-v0": Expectation(
+        random=0.65, why="wide halls: a hundred steps of a random walk often cross them"
+    ),
     "agentgym/maze*": Expectation(
         random=0.4, why="a hundred steps of a random walk reach the goal of a small maze"
     ),
