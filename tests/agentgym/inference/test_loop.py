@@ -45,9 +45,15 @@ def test_jobs_are_done_in_a_thread_of_its_own() -> None:
 
 def test_a_full_queue_refuses_or_blocks() -> None:
     what = loop(max_waiting=1)
-    go = threading.Event()
-    blocker = threading.Thread(target=what.alone, args=(lambda: go.wait(60) and None,))
+    begun, go = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        go.wait(60)
+
+    blocker = threading.Thread(target=what.alone, args=(block,))
     blocker.start()
+    assert begun.wait(60)
     first, second = job(), job()
     what.submit(first)
     with pytest.raises(InferenceError, match="try again later"):
