@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, cast
 import gymnasium as gym
 import numpy as np
 
-from agentgym.actions import ActionCall
+from agentgym.actions import MAX_TEXT, ActionCall
 from agentgym.environments.web.actions import ALL_ACTIONS, perform, rest_mouse
 from agentgym.environments.web.axtree import fetch, flatten_axtree_to_str
 from agentgym.environments.web.browser import Browser
@@ -56,6 +56,8 @@ __all__ = [
 SCALE: Final = 1.5
 """Screenshots, boxes and coordinates are that much larger than the page, as in BrowserGym."""
 EPISODE_MAX_TIME_MS: Final = 1_000_000
+MAX_WAIT_S: Final = 60.0
+"""The longest that one ``noop`` waits."""
 HEAVY: Final = ("screenshot", "dom_object", "axtree_object", "extra_element_properties")
 """The parts of an observation that may be left out."""
 BROWSERGYM_TASKS: Final = tuple(
@@ -228,7 +230,8 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
             seed = int(self.np_random.integers(2**32))
         page_seed = int(np.random.RandomState(seed % 2**32).randint(0, 1_000_000))
         self._running = False
-        if self.page is not None and (self.page.failure or not self.page.browser.alive):
+        held = self._inputs is not None and self._inputs.buttons  # the page would know of it
+        if self.page is not None and (held or self.page.failure or not self.page.browser.alive):
             self.close()
         if self.page is None:
             init = "".join(script(name) for name in ("clock.js", "listeners.js"))
@@ -262,7 +265,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         times["action_exec_stop"] = self._elapsed_s
         if match := re.match(r"TimeoutError: (?:\S+ )?Timeout ([0-9]+)ms exceeded\.", error):
             times["action_exec_timeout"] = float(match[1]) / 1000
-        self._last = (action, error)
+        self._last = (_printable(action), _printable(error))
         observed = self._seen(page)
         if page.left_for and not away:
             away = "invalid url, terminating task"
@@ -319,7 +322,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         error, away, ms = "", "", self.delay_s * 1000
         for call, source in zip(plan.calls, plan.sources, strict=True):
             if call.name == "wait":
-                ms += call.arguments["seconds"] * 1000
+                ms += 1000 * min(max(call.arguments["seconds"], 0.0), MAX_WAIT_S)
                 continue
             error, away = await self._do(page, call, source)
             if error or away or page.left_for:
@@ -402,6 +405,8 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
 
     def _plan(self, action: str) -> Plan:
         """What the text asks for, once it has been mapped."""
+        if not isinstance(action, str):
+            return Plan(error=f"TypeError: an action is text, got {type(action).__name__}")
         try:
             code = self.action_mapping(action) if self.action_mapping else action
         except Exception as error:  # the mapping may be anybody's; what it raises is told
@@ -496,8 +501,19 @@ def _scaled(call: ActionCall) -> ActionCall:
 
 
 _GONE = re.compile(r'There is no element (".*?")\. Elements:')
-_METHODS = {"drag_and_drop": "Locator.hover", "keyboard_press": "Keyboard.press"}
+_METHODS = {
+    "drag_and_drop": "Locator.hover",
+    "keyboard_press": "Keyboard.press",
+    "keyboard_down": "Keyboard.down",
+    "keyboard_up": "Keyboard.up",
+}
 _NO_FIELD = "Element is not an <input>, <textarea> or [contenteditable] element"
+
+
+def _printable(text: object) -> str:
+    """The text as an observation can hold it: halves of characters become U+FFFD."""
+    whole = str(text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return whole[-MAX_TEXT:]
 
 
 def _told(said: str, source: str) -> str:
@@ -512,7 +528,7 @@ def _told(said: str, source: str) -> str:
     if "is not a list of options." in said:
         return f"Error: {method}: Error: Element is not a <select> element"
     if source != "press" and (match := re.match(r"Unknown key '(.*?)'\.", said)):
-        return f'Error: Keyboard.press: Unknown key: "{match[1]}"'
+        return f'Error: {method}: Unknown key: "{match[1]}"'
     if said.startswith("Element") or source in ("press", "select_option"):
         return f"TimeoutError: {method}: Timeout 500ms exceeded.\n{said}"
     return f"Error: {method}: {said}"

@@ -34,6 +34,24 @@ def _to(name: str, **arguments: Any) -> ActionCall:
         raise _Refused(f"Error: {error}") from error
 
 
+_KINDS = {"str": "string", "int": "number", "float": "number", "bool": "boolean"}
+
+
+def _text(method: str, name: str, value: str) -> str:
+    if not isinstance(value, str):
+        kind = _KINDS.get(type(value).__name__, "object")
+        raise _Refused(f"Error: {method}: {name}: expected string, got {kind}")
+    return value
+
+
+def _pixels(value: float) -> float:
+    """A coordinate; BrowserGym divides it by its zoom, and tells Python's own error."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        kind = type(value).__name__
+        raise TypeError(f"unsupported operand type(s) for /: '{kind}' and 'float'")
+    return value
+
+
 def _bid(bid: str) -> str:
     if not isinstance(bid, str):
         raise ValueError(f"expected a string, got {bid!r}")
@@ -47,10 +65,10 @@ def _checked_button(method: str, button: str) -> str:
 
 
 def _checked_modifiers(method: str, modifiers: list[str]) -> str:
-    for modifier in modifiers:
+    for index, modifier in enumerate(modifiers):
         if modifier not in typing.get_args(_Modifier):
-            known = "|".join(("Alt", "Control", "ControlOrMeta", "Meta", "Shift"))
-            raise _Refused(f"Error: {method}: modifiers: expected one of ({known})")
+            known = "|".join(typing.get_args(_Modifier))
+            raise _Refused(f"Error: {method}: modifiers[{index}]: expected one of ({known})")
     return "+".join(modifiers)
 
 
@@ -79,10 +97,9 @@ _KEY_NAMES = {
 }
 
 
-def _keys(key: str) -> str:
+def _keys(method: str, key: str) -> str:
     """A combination of keys, each by the name that the engine knows."""
-    if not isinstance(key, str):
-        raise _Refused(f"Error: Keyboard.press: key: expected string, got {type(key).__name__}")
+    key = _text(method, "key", key)
     parts = key.split("+") if len(key) > 1 else [key]
     return "+".join(_KEY_NAMES.get(part, part) for part in parts)
 
@@ -92,7 +109,10 @@ def _keys(key: str) -> str:
 
 def noop(wait_ms: float = 1000) -> Calls:
     """Let some time pass (in milliseconds) and do nothing."""
-    return [_to("wait", seconds=float(wait_ms) / 1000)]
+    if isinstance(wait_ms, bool) or not isinstance(wait_ms, int | float):
+        kind = _KINDS.get(type(wait_ms).__name__, "object")
+        raise _Refused(f"Error: Page.wait_for_timeout: timeout: expected number, got {kind}")
+    return [_to("wait", seconds=wait_ms / 1000)]
 
 
 def send_msg_to_user(text: str) -> Calls:
@@ -111,14 +131,13 @@ def report_infeasible(reason: str) -> Calls:
 
 def scroll(delta_x: float, delta_y: float) -> Calls:
     """Turn the mouse wheel by so many pixels: to the right and down, or left and up if negative."""
-    return [_to("wheel", dx=delta_x, dy=delta_y)]
+    return [_to("wheel", dx=_pixels(delta_x), dy=_pixels(delta_y))]
 
 
 def fill(bid: str, value: str, enable_autocomplete_menu: bool = False) -> Calls:
     """Replace what a text field or editable element holds. Keys are typed, so that lists of suggestions open."""  # noqa: E501
-    if not isinstance(value, str):
-        raise _Refused(f"Error: Locator.fill: value: expected string, got {type(value).__name__}")
-    return [_to("type", element=_bid(bid), text=value)]
+    element = _bid(bid)
+    return [_to("type", element=element, text=_text("Locator.fill", "value", value))]
 
 
 def check(bid: str) -> Calls:
@@ -170,7 +189,7 @@ def hover(bid: str) -> Calls:
 
 def press(bid: str, key_comb: str) -> Calls:
     """Give an element the focus and press a key there, or several at once joined by "+". Keys are named as in KeyboardEvent.key: Enter, Tab, Escape, ArrowDown, Backspace, F1, a, #; Shift, Control, Alt, Meta and ControlOrMeta are held while the last one is pressed."""  # noqa: E501
-    return [_to("focus", element=_bid(bid)), _to("press", key=_keys(key_comb))]
+    return [_to("focus", element=_bid(bid)), _to("press", key=_keys("Locator.press", key_comb))]
 
 
 def focus(bid: str) -> Calls:
@@ -196,40 +215,44 @@ def upload_file(bid: str, file: str | list[str]) -> Calls:
 
 def scroll_at(x: int, y: int, dx: int, dy: int) -> Calls:
     """Move the mouse to a point and turn its wheel there by so many pixels."""
-    return [_to("mouse_move", x=x, y=y), _to("wheel", dx=dx, dy=dy)]
+    return [*mouse_move(x, y), *scroll(dx, dy)]
 
 
 def mouse_move(x: float, y: float) -> Calls:
     """Move the mouse to a point, in pixels from the top left of the page's window."""
-    return [_to("mouse_move", x=x, y=y)]
+    return [_to("mouse_move", x=_pixels(x), y=_pixels(y))]
 
 
 def mouse_up(x: float, y: float, button: Literal["left", "middle", "right"] = "left") -> Calls:
     """Move the mouse to a point and release a button there."""
-    return [_to("mouse_up", x=x, y=y, button=_checked_button("Mouse.up", button))]
+    held = _checked_button("Mouse.up", button)
+    return [_to("mouse_up", x=_pixels(x), y=_pixels(y), button=held)]
 
 
 def mouse_down(x: float, y: float, button: Literal["left", "middle", "right"] = "left") -> Calls:
     """Move the mouse to a point, press a button there and keep it pressed."""
-    return [_to("mouse_down", x=x, y=y, button=_checked_button("Mouse.down", button))]
+    held = _checked_button("Mouse.down", button)
+    return [_to("mouse_down", x=_pixels(x), y=_pixels(y), button=held)]
 
 
 def mouse_click(x: float, y: float, button: Literal["left", "middle", "right"] = "left") -> Calls:
     """Click a point."""
-    return [_to("click_point", x=x, y=y, button=_checked_button("Mouse.click", button))]
+    held = _checked_button("Mouse.click", button)
+    return [_to("click_point", x=_pixels(x), y=_pixels(y), button=held)]
 
 
 def mouse_dblclick(
     x: float, y: float, button: Literal["left", "middle", "right"] = "left"
 ) -> Calls:
     """Click a point twice in a row."""
-    button_ = _checked_button("Mouse.dblclick", button)
-    return [_to("click_point", x=x, y=y, button=button_, clicks=2)]
+    held = _checked_button("Mouse.dblclick", button)
+    return [_to("click_point", x=_pixels(x), y=_pixels(y), button=held, clicks=2)]
 
 
 def mouse_drag_and_drop(from_x: float, from_y: float, to_x: float, to_y: float) -> Calls:
     """Press the mouse at one point, move it to another one and let go there."""
-    return [_to("drag_at", x1=from_x, y1=from_y, x2=to_x, y2=to_y)]
+    x1, y1, x2, y2 = map(_pixels, (from_x, from_y, to_x, to_y))
+    return [_to("drag_at", x1=x1, y1=y1, x2=x2, y2=y2)]
 
 
 def mouse_upload_file(x: float, y: float, file: str | list[str]) -> Calls:
@@ -240,27 +263,27 @@ def mouse_upload_file(x: float, y: float, file: str | list[str]) -> Calls:
 
 def keyboard_down(key: str) -> Calls:
     """Press a key and keep it pressed."""
-    return [_to("key_down", key=_keys(key))]
+    return [_to("key_down", key=_keys("Keyboard.down", key))]
 
 
 def keyboard_up(key: str) -> Calls:
     """Release a key."""
-    return [_to("key_up", key=_keys(key))]
+    return [_to("key_up", key=_keys("Keyboard.up", key))]
 
 
 def keyboard_press(key: str) -> Calls:
     """Press a key, or several at once joined by "+", wherever the focus is. Keys are named as in KeyboardEvent.key: Enter, Tab, Escape, ArrowDown, Backspace, F1, a, #; Shift, Control, Alt, Meta and ControlOrMeta are held while the last one is pressed."""  # noqa: E501
-    return [_to("press", key=_keys(key))]
+    return [_to("press", key=_keys("Keyboard.press", key))]
 
 
 def keyboard_type(text: str) -> Calls:
     """Type a text key by key, wherever the focus is."""
-    return [_to("type_keys", text=text)]
+    return [_to("type_keys", text=_text("Keyboard.type", "text", text))]
 
 
 def keyboard_insert_text(text: str) -> Calls:
     """Put a text where the focus is, as one input without keys."""
-    return [_to("insert_text", text=text)]
+    return [_to("insert_text", text=_text("Keyboard.insert_text", "text", text))]
 
 
 def goto(url: str) -> Calls:
@@ -290,6 +313,9 @@ def tab_close() -> Calls:
 
 def tab_focus(index: int) -> Calls:
     """Go to a tab by its number; the first is 0."""
+    if not isinstance(index, int):
+        kind = type(index).__name__
+        raise TypeError(f"list indices must be integers or slices, not {kind}")
     return [_to("tab_focus", index=index)]
 
 

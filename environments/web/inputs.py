@@ -125,6 +125,14 @@ INPUT_ACTIONS = ActionSet(
 """What this module carries out, beside the actions of `agentgym.environments.web.actions`."""
 
 
+_FAR = 100_000.0
+
+
+def _near(pixels: float) -> float:
+    """Pixels that Chromium can count: it never answers to a mouse that is much farther away."""
+    return min(max(pixels, -_FAR), _FAR)
+
+
 class Inputs:
     """Mouse and keyboard of one page, and what is held down between calls.
 
@@ -176,6 +184,7 @@ class Inputs:
         held = sum(_BUTTON_BITS[name] for name in self.buttons)
         if button == "none" and self.buttons:
             button = next(iter(self.buttons))  # a drag is a move with its button
+        x, y = _near(x), _near(y)
         event = {"type": kind, "x": x, "y": y, "button": button, "buttons": held}
         event |= {"clickCount": clicks, "modifiers": self.modifiers}
         self.page.mouse = (x, y)
@@ -231,7 +240,7 @@ class Inputs:
     async def _wheel(self, dx: float, dy: float) -> str:
         width, height = self.page.size
         x, y = self.page.mouse or (width / 2, height / 2)
-        event = {"type": "mouseWheel", "x": x, "y": y, "deltaX": dx, "deltaY": dy}
+        event = {"type": "mouseWheel", "x": x, "y": y, "deltaX": _near(dx), "deltaY": _near(dy)}
         event["modifiers"] = self.modifiers
         await self.page.session.send("Input.dispatchMouseEvent", event)
         await self.page.ask("agentgym.frame()")  # scrolling is drawn with the next frame

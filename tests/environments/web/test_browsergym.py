@@ -298,6 +298,30 @@ def test_keys_and_points(make: Make) -> None:
     assert (reward, terminated) == (1.0, True)
 
 
+def test_hostile_text_is_told_not_raised(make: Make) -> None:
+    everything = HighLevelActionSet(["chat", "infeas", "bid", "coord", "nav", "tab"])
+    env = make("enter-text", observations=(), action_mapping=everything.to_python_code)
+    env.reset(seed=3)
+    hostile: list[Any] = ["\ud800", "\x00", "a" * 200_000, "click(" * 9000, 5, None]
+    hostile += ["mouse_move(1e300, 1)", "mouse_down(-1e30, 0) mouse_up(1e30, 0)", "noop(1e300)"]
+    hostile += ["scroll(1e300, -1e300)", "scroll_at(1e20, 0, 5, 5)", "keyboard_type('\ud800')"]
+    hostile += ["noop(-5)", "mouse_drag_and_drop(1e30, 0, 1, 1)", "tab_focus(10**30)"]
+    for action in hostile:
+        observation, reward, terminated, _, _ = env.step(action)
+        assert observation in env.observation_space
+        assert (reward, terminated) == (0.0, False)
+
+
+def test_a_button_that_is_held_is_not_held_in_the_next_episode(make: Make) -> None:
+    env = make("click-button", subsets="coord", observations=())
+    env.reset(seed=3)
+    env.step("mouse_down(10, 100)")
+    page = env.page
+    env.reset(seed=3)
+    assert env.page is not page
+    assert env.step("mouse_click(49, 206)")[1] == 1.0  # "submit"
+
+
 def test_talking(make: Make) -> None:
     env = make("click-button", observations=())
     env.reset(seed=3)

@@ -179,11 +179,17 @@ def test_every_example_can_be_carried_out_or_is_said_to_be_missing() -> None:
         ),
         (
             "click('1', modifiers=['Super'])",
-            "Error: Locator.click: modifiers: expected one of "
+            "Error: Locator.click: modifiers[0]: expected one of "
             "(Alt|Control|ControlOrMeta|Meta|Shift)",
         ),
-        ("fill('1', 2)", "Error: Locator.fill: value: expected string, got int"),
-        ("scroll('a', 2)", "Error: dx must be float, got 'a'"),
+        ("fill('1', 2)", "Error: Locator.fill: value: expected string, got number"),
+        (
+            "scroll('a', 2)",
+            "TypeError: unsupported operand type(s) for /: 'str' and 'float'",
+        ),
+        ("noop('a')", "Error: Page.wait_for_timeout: timeout: expected number, got string"),
+        ("tab_focus('a')", "TypeError: list indices must be integers or slices, not str"),
+        ("press('1', 2)", "Error: Locator.press: key: expected string, got number"),
         ("send_msg_to_user(3)", "ValueError: Forbidden value: 3 is not a string"),
     ],
 )

@@ -151,3 +151,10 @@ def test_scrolling(page_of: PageOf) -> None:
     assert page.run(page.evaluate("scrollY")) == 120 + page.size[1]
     performed(page, ("scroll_pages", -1.0))
     assert page.run(page.evaluate("scrollY")) == 120
+
+
+def test_a_mouse_far_away_does_not_stop_the_page(page_of: PageOf) -> None:
+    page = page_of("<p>a</p>")
+    far = ("mouse_move", 1e300, -1e300), ("wheel", 1e300, 0), ("click_point", -1e18, 0)
+    assert performed(page, *far) == ["", "", ""]
+    assert page.mouse == (-100_000, 0)
