@@ -19,8 +19,6 @@ from agentgym.errors import ActionParseError
 Calls = list[ActionCall]
 _Button = Literal["left", "middle", "right"]
 _Modifier = Literal["Alt", "Control", "ControlOrMeta", "Meta", "Shift"]
-MISSING = ("upload_file", "mouse_upload_file")
-"""Actions that are read but that no environment here carries out."""
 
 
 class _Refused(Exception):

@@ -8,51 +8,19 @@ from typing import Any, Protocol
 from agentgym.actions import MAX_TEXT, ActionCall, ActionSet, ActionSpec, Parameter
 from agentgym.environments.web.actions import action_set
 from agentgym.environments.web.inputs import INPUT_ACTIONS
+from agentgym.environments.web.open import ENDINGS
+from agentgym.environments.web.session import TAB_ACTIONS
 from agentgym.environments.web.view import PageView
 from agentgym.errors import ActionParseError, UnknownNameError
 
 # ---- the calls that plans are made of -------------------------------------------------------
 
 
-def goto(url: str) -> None:
-    """Open an address."""
-
-
-def go_back() -> None:
-    """Go one page back."""
-
-
-def go_forward() -> None:
-    """Go one page forward."""
-
-
-def new_tab() -> None:
-    """Open an empty tab."""
-
-
-def tab_close() -> None:
-    """Close the tab."""
-
-
-def tab_focus(index: int) -> None:
-    """Go to another tab; the first is 0."""
-
-
-def answer(text: str) -> None:
-    """Say something to the user: an answer, a question, that it is done."""
-
-
-def infeasible(reason: str) -> None:
-    """Say that what is asked for cannot be done."""
-
-
 def upload(element: str, files: list[str]) -> None:
     """Choose files for a file field."""
 
 
-SESSION_ACTIONS = ActionSet(
-    [goto, go_back, go_forward, new_tab, tab_close, tab_focus, answer, infeasible, upload]
-)
+SESSION_ACTIONS = ActionSet([*TAB_ACTIONS.values(), *ENDINGS.values(), upload])
 """What a page alone cannot do: addresses, tabs, talking. Environments carry out what they can."""
 
 VOCABULARY = ActionSet([*action_set().values(), *INPUT_ACTIONS.values(), *SESSION_ACTIONS.values()])
@@ -272,6 +240,34 @@ class WebArenaActions:
             case _:
                 calls = [(name, {})]
         return made(name, name, *calls)
+
+
+def placed(plan: Plan, nodes: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """The plan as WebArena carries it out: at the middle of elements' boxes, whatever is there.
+
+    Args:
+        plan: of `WebArenaActions`.
+        nodes: of `axtree.WebArenaText`, whose ids the plan names.
+
+    Returns:
+        A plan that names no element; an error if there is no such id, or it has no box.
+    """
+    calls = []
+    for call in plan.calls:
+        if "element" not in call.arguments:
+            calls.append(call)
+            continue
+        element = call.arguments["element"]
+        box = nodes.get(element, {}).get("union_bound")
+        if box is None or call.name not in _AT_A_POINT:
+            return replace(plan, calls=(), sources=(), error=f"There is no element [{element}].")
+        x, y, width, height = box
+        point = {"x": x + width / 2, "y": y + height / 2}
+        calls.append(VOCABULARY.call(_AT_A_POINT[call.name], **point))
+    return replace(plan, calls=tuple(calls))
+
+
+_AT_A_POINT = {"click": "click_point", "hover": "mouse_move"}
 
 
 # ---- WebRL ----------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from agentgym.environments.web.axtree import fetch, webarena_text
 from agentgym.environments.web.dialects import (
     DIALECTS,
     VOCABULARY,
@@ -9,7 +12,11 @@ from agentgym.environments.web.dialects import (
     WebArenaActions,
     WebRLActions,
     dialect,
+    placed,
 )
+from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
+from agentgym.environments.web.page import Page
+from agentgym.environments.web.snapshot import mark
 from agentgym.environments.web.view import Element, PageView
 from agentgym.errors import UnknownNameError
 
@@ -171,3 +178,45 @@ def test_tool_calls() -> None:
 def test_unknown_dialects_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="browsergym"):
         dialect("browsergim")
+
+
+def test_webarenas_elements_are_places() -> None:
+    nodes: dict[str, dict[str, Any]] = {
+        "7": {"backend_id": 1, "union_bound": [10.0, 20.0, 30.0, 40.0], "text": "[7] link 'a'"},
+        "8": {"backend_id": 2, "union_bound": None, "text": "[8] link 'b'"},
+    }
+    read = WebArenaActions().plan
+    assert calls(placed(read("click [7]"), nodes)) == ['click_point(25.0, 40.0, "left", 1)']
+    assert calls(placed(read("hover [7]"), nodes)) == ["mouse_move(25.0, 40.0)"]
+    assert calls(placed(read("type [7] [x] [0]"), nodes)) == [
+        'click_point(25.0, 40.0, "left", 1)',
+        'type_keys("x")',
+    ]
+    assert calls(placed(read("go_back"), nodes)) == ["go_back()"]
+    for id in ("8", "9"):
+        plan = placed(read(f"click [{id}]"), nodes)
+        assert (plan.calls, plan.sources) == ((), ())
+        assert plan.error == f"There is no element [{id}]."
+
+
+@pytest.mark.browser
+def test_webarenas_language_on_a_page(page_of: Callable[[str], Page]) -> None:
+    page = page_of(
+        "<input id=i aria-label=Name><button id=b>Go</button>"
+        "<script>b.onclick = () => document.title = i.value</script>"
+    )
+    inputs = Inputs(page)
+
+    async def act(start: str, text: str) -> None:
+        marked = await mark(page)
+        tree = await fetch(page, marked)
+        shown = webarena_text(tree["nodes"], ["T"], boxes=marked.boxes, viewport=page.size)
+        id = next(id for id, node in shown.nodes.items() if f"] {start}" in node["text"])
+        plan = placed(WebArenaActions().plan(text.replace("ID", id)), shown.nodes)
+        for call in plan.calls:
+            assert call.name in INPUT_ACTIONS
+            assert await inputs.perform(call, PageView(())) == ""
+
+    page.run(act("textbox 'Name'", "type [ID] [Ann] [0]"))
+    page.run(act("button 'Go'", "click [ID]"))
+    assert page.run(page.evaluate("document.title")) == "Ann"
