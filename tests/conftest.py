@@ -64,6 +64,14 @@ def has_accelerator() -> bool:
     return torch.accelerator.is_available()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave soaks out unless they are asked for."""
+    if "soak" not in config.getoption("-m"):
+        soaks = [item for item in items if item.get_closest_marker("soak")]
+        items[:] = [item for item in items if item not in soaks]
+        config.hook.pytest_deselected(items=soaks)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests that need what the machine lacks are skipped by hand and fail in CI.
 

@@ -448,7 +448,7 @@ def test_the_embedded_model_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    "count", [300, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "count", [300, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 )
 def test_soak(count: int, tiny: LoadedModel) -> None:
     """Threads send good, bad, oversize and aborted requests, readings and new weights at once.
