@@ -8,6 +8,7 @@ import inspect
 import random
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentgym.actions import ActionCall
@@ -412,6 +413,15 @@ DEFAULT_SUBSETS = ("chat", "infeas", "bid", "nav", "tab")
 # ---- the action set --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class HighLevelAction:
+    """What is told of an action."""
+
+    signature: str
+    description: str
+    examples: tuple[str, ...]
+
+
 class HighLevelActionSet:
     """A choice of BrowserGym's actions: describes them, and reads text with calls of them.
 
@@ -457,16 +467,24 @@ class HighLevelActionSet:
         self.multiaction = multiaction
         self.strict = strict
 
+    @property
+    def action_set(self) -> dict[str, HighLevelAction]:
+        """What `describe` tells of each action, by name."""
+        return {
+            name: HighLevelAction(signature(function), _description(function), _EXAMPLES[function])
+            for name, function in self.actions.items()
+        }
+
     def describe(self, with_long_description: bool = True, with_examples: bool = True) -> str:
         """The actions, for a prompt."""
         parts = [f"\n{len(self.actions)} different types of actions are available.\n\n"]
-        for function in self.actions.values():
-            parts.append(f"{signature(function)}\n")
+        for action in self.action_set.values():
+            parts.append(f"{action.signature}\n")
             if with_long_description:
-                parts.append(f"    Description: {_description(function)}\n")
+                parts.append(f"    Description: {action.description}\n")
             if with_examples:
                 parts.append("    Examples:\n")
-                parts += [f"        {example}\n\n" for example in _EXAMPLES[function]]
+                parts += [f"        {example}\n\n" for example in action.examples]
         if self.multiaction:
             parts.append(
                 "Several actions may be given at once; they are carried out one after the other, "
@@ -494,13 +512,13 @@ class HighLevelActionSet:
     ) -> list[dict[str, Any]]:
         """The actions as flat tools of OpenAI's Responses API, or of Anthropic's."""
         tools = []
-        for function in self.actions.values():
-            text = _description(function)
+        for name, action in self.action_set.items():
+            text = action.description
             if add_examples:
-                text += "\n\nExamples:\n" + "".join(f"- {e}\n" for e in _EXAMPLES[function])
+                text += "\n\nExamples:\n" + "".join(f"- {e}\n" for e in action.examples)
             schema = "input_schema" if api == "anthropic" else "parameters"
-            tool: dict[str, Any] = {"name": function.__name__, "description": text}
-            tool[schema] = _schema(function)
+            tool: dict[str, Any] = {"name": name, "description": text}
+            tool[schema] = _schema(self.actions[name])
             tools.append({**tool, "type": "function"} if api == "openai" else tool)
         return tools
 

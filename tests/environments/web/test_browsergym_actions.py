@@ -88,6 +88,14 @@ def test_the_usual_set_has_all_of_its_subsets_once() -> None:
     assert list(HighLevelActionSet().actions) == wanted
 
 
+def test_what_is_told_of_an_action() -> None:
+    told = HighLevelActionSet("chat").action_set
+    assert list(told) == ["noop", "send_msg_to_user"]
+    assert told["noop"].signature == "noop(wait_ms: float = 1000)"
+    assert told["noop"].description in HighLevelActionSet("chat").describe()
+    assert told["noop"].examples == ("noop()", "noop(250)")
+
+
 def test_wrong_subsets_are_refused() -> None:
     for subsets, message in [
         ([], "empty"),
