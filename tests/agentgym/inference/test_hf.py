@@ -415,6 +415,9 @@ def test_lora_models_answer_with_their_adapter() -> None:
     answers = backend.generate(ask(RAGGED, GREEDY))
     assert [ids(a).tolist() for a in answers] != [ids(a).tolist() for a in plain]
     assert recompute(backend, RAGGED, answers) < 1e-4  # dropout is off in both
+    of_base = dataclasses.replace(ask(RAGGED)[0], weights="base")
+    assert "Engine" in backend.generate([of_base])[0].error
+    assert HFBackend(*tiny_model()).generate([of_base])[0].error == ""
     name = next(n for n in model.state_dict() if "lora_A" in n)
     backend.load_weights({name: torch.zeros_like(model.state_dict()[name])}, 2)
     assert backend.version == 2
