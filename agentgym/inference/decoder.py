@@ -94,7 +94,7 @@ def make_decoder(model: Any, *, fused: bool | None = None) -> Decoder:
     Raises:
         ConfigError: neither can serve it, or not the one that was asked for.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if reason := _needs_more(base):
         raise ConfigError(f"Engine cannot serve this model: {reason}; use HFBackend")
     reason = _not_fused(base)

@@ -104,7 +104,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.version = 0
         self._model: Any = untyped
-        self._adapters = hasattr(untyped, "peft_config")
+        self._adapters = hasattr(untyped, "get_base_model")
         with torch.inference_mode():
             self._decoder = make_decoder(untyped, fused=fused)
             self._answers = Answers(self._decoder.model, tokenizer, eos_ids)
