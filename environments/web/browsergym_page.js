@@ -8,6 +8,8 @@
   let depth = 0;
 
   function hide() {
+    core.clearTimer(); // the countdown, which would look for its display
+    document.body.removeEventListener("click", core.canvasDrawClick); // so would this
     away = PEOPLES.map((id) => document.getElementById(id)).filter(Boolean);
     for (const element of away) element.remove();
     const query = document.getElementById("query");
