@@ -9,6 +9,7 @@ import base64
 import importlib.util
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
@@ -69,6 +70,7 @@ BROWSERGYM_TASKS: Final = tuple(
 _GREETING = "Hello! I carry out tasks on web pages. What shall I do?"
 _GLOBALS = ("REWARD_GLOBAL", "RAW_REWARD_GLOBAL", "REWARD_REASON", "DONE_GLOBAL")
 _INFO = (*_GLOBALS, "EPISODE_ID", "TASK_READY")
+_NO_STATE = dict(zip(_INFO, (0, 0, None, False, 0, True), strict=True))
 _STATE = f"[{', '.join(f'WOB_{name}' for name in _INFO)}]"
 _NO_PAGE: dict[str, Any] = {"documents": [], "strings": []}
 
@@ -261,7 +263,12 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         plan = self._plan(action)
         times = {"action_exec_start": self._elapsed_s, "action_exec_timeout": 0.0}
         self._running = False  # unless all goes well
-        error, away, state = page.run(self._act(page, plan))
+        try:
+            error, away, state = page.run(self._act(page, plan))
+        except BrowserError:
+            if not _is_left(page):
+                raise
+            error, away, state = plan.error, "", dict(_NO_STATE)
         times["action_exec_stop"] = self._elapsed_s
         if match := re.match(r"TimeoutError: (?:\S+ )?Timeout ([0-9]+)ms exceeded\.", error):
             times["action_exec_timeout"] = float(match[1]) / 1000
@@ -327,14 +334,10 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
             error, away = await self._do(page, call, source)
             if error or away or page.left_for:
                 break
-        state: list[Any] = [0, 0, None, False, 0, True]
+        state: list[Any] = list(_NO_STATE.values())
         if not page.left_for and not away:
             passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {json.dumps(self._hover_styles)})"
-            try:
-                state = await page.evaluate(f"{passing}.then(() => {_STATE})")
-            except BrowserError:
-                if not page.left_for:
-                    raise
+            state = await page.evaluate(f"{passing}.then(() => {_STATE})")
         self._elapsed_s += ms / 1000
         return error or plan.error, away, dict(zip(_INFO, state, strict=True))
 
@@ -399,7 +402,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         try:
             return page.run(self._observe(page))
         except BrowserError:
-            if not page.left_for or page.failure:
+            if not _is_left(page):
                 raise
             return page.run(self._observe(page))
 
@@ -498,6 +501,17 @@ def _scaled(call: ActionCall) -> ActionCall:
         for name, value in call.arguments.items()
     }
     return replace(call, arguments=arguments)
+
+
+_LEAVING_S = 1.0
+
+
+def _is_left(page: Page) -> bool:
+    """Whether the page went elsewhere while it was in use; Chromium tells a little later."""
+    deadline = time.monotonic() + _LEAVING_S
+    while not (page.left_for or page.failure) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(page.left_for) and not page.failure
 
 
 _GONE = re.compile(r'There is no element (".*?")\. Elements:')

@@ -375,6 +375,21 @@ def test_a_page_that_leaves_by_itself(make: Make) -> None:
     assert flatten_dom_to_str(observation["dom_object"]) == ""
 
 
+def test_a_page_that_leaves_in_the_middle_of_a_step(make: Make) -> None:
+    env = make("click-test")
+    for delay in (1, 250, 500):
+        env.reset(seed=0)
+        assert env.page is not None
+        leave = f"void setTimeout(() => location.href = 'about:blank', {delay})"
+        env.page.run(env.page.evaluate(leave))
+        terminated = False
+        while not terminated:
+            observation, reward, terminated, _, info = env.step("noop(3000)")
+        assert reward == 0.0
+        assert info["task_info"] == {"error": "invalid url, terminating task"}
+        assert observation in env.observation_space
+
+
 def test_a_crash_is_no_reward(make: Make) -> None:
     env = make("click-test")
     env.reset(seed=0)
