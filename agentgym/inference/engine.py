@@ -144,7 +144,8 @@ class Engine:
         Raises:
             InferenceError: the engine is closed, or fails meanwhile.
         """
-        tickets = [self._submit(request, None, block=True) for request in requests]
+        with self._loop.together():
+            tickets = [self._submit(request, None, block=True) for request in requests]
         return [ticket.result() for ticket in tickets]
 
     def logprobs(

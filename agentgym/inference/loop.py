@@ -5,6 +5,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -63,6 +65,13 @@ class Loop:
             self._inbox.append(job)
             self._changed.notify_all()
         job.future.add_done_callback(self._finished)
+
+    def together(self) -> AbstractContextManager[Any]:
+        """While held, the thread takes no job: it sees all that come meanwhile at once.
+
+        Which jobs share a step then depends on the jobs alone, and so does every rounding.
+        """
+        return self._changed  # its lock may be taken again by `submit`, and waiting lets go of it
 
     def check(self) -> None:
         """Raise if the loop has stopped.

@@ -434,6 +434,16 @@ def test_on_an_accelerator(fused: bool) -> None:
         check_nothing_leaked(engine)
 
 
+def test_equal_calls_are_equal_to_the_last_bit(tiny: LoadedModel) -> None:
+    """Which requests share a step must not depend on how the threads happen to run."""
+    found = []
+    for _ in range(3):
+        with Engine(tiny) as engine:
+            answers = [a for _ in range(2) for a in engine.generate(REQUESTS)]
+            found.append((engine.counters, [a.logprobs.tobytes() for a in answers]))  # type: ignore[union-attr]
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.model
 def test_the_embedded_model_is_exact() -> None:
     loaded = load_model("smollm2-135m", dtype="float32", device="cpu")
