@@ -69,7 +69,8 @@ clean: ## remove what can be made again; keeps .venv and runs/
 	@touch $@
 
 # A Chromium of the system, else Playwright's own, else Debian's package. "Works" means that it
-# starts: Playwright's download can succeed on a machine that lacks the libraries it needs.
+# starts: Playwright's download can succeed on a machine that lacks the libraries it needs. The fonts
+# have Arial's widths, which some MiniWoB++ pages are laid out for.
 PLAYWRIGHT_WORKS := $(BIN)/python -c 'import playwright.sync_api as s; p = s.sync_playwright().start(); \
 	p.chromium.launch(args=["--no-sandbox"]).close(); p.stop()' >/dev/null 2>&1
 FIND_CHROMIUM := test -x "$${AGENTGYM_CHROMIUM:-}" || command -v \
@@ -80,6 +81,6 @@ FIND_CHROMIUM := test -x "$${AGENTGYM_CHROMIUM:-}" || command -v \
 		$(TIMEOUT) $(BIN)/playwright install chromium && $(PLAYWRIGHT_WORKS); then :; \
 	elif command -v apt-get >/dev/null; then \
 		echo "Playwright could not fetch a Chromium that starts; installing Debian's package"; \
-		$(APT) chromium-headless-shell || $(APT) chromium; \
+		$(APT) chromium-headless-shell fonts-liberation || $(APT) chromium fonts-liberation; \
 	else echo "no Chromium: install one and set AGENTGYM_CHROMIUM to its path" >&2; exit 1; fi
 	@touch $@

@@ -32,7 +32,7 @@ def test_the_agent_answers_for_four_ends_and_no_others() -> None:
         EndReason.TURN_LIMIT,
         EndReason.TOKEN_LIMIT,
     }
-    assert len(EndReason) == 9
+    assert len(EndReason) == 10
 
 
 def test_enums_are_their_text() -> None:

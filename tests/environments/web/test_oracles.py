@@ -8,6 +8,13 @@ from agentgym.environments.web.miniwob import MiniWobEnv
 from agentgym.environments.web.miniwob_tasks import TASKS
 from agentgym.environments.web.oracles import ORACLES, PRIVILEGED
 
+ARIAL_WIDE = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  canvas.font = "16px Arial";
+  return canvas.measureText("The quick brown fox").width > 150;
+})()"""
+"""143 px in Arial and in Liberation Sans. With wider fonts the calendar's rows break in two, and it
+draws events where its own mouse handlers do not look for them."""
 SEEDS = (11, 12)
 MAX_STEPS = 60
 
@@ -30,6 +37,13 @@ def play(env: MiniWobEnv, seed: int) -> Iterator[tuple[str, bool, float]]:
             return
 
 
+def wide_fonts(env: MiniWobEnv) -> bool:
+    """True if what stands in for Arial is wider than it."""
+    page = env._page
+    assert page is not None
+    return bool(page.run(page.evaluate(ARIAL_WIDE)))
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("task", sorted(ORACLES))
 def test_oracle_solves_its_task(task: str) -> None:
@@ -38,6 +52,8 @@ def test_oracle_solves_its_task(task: str) -> None:
         assert env.has_oracle
         for seed in SEEDS:
             steps = list(play(env, seed))
+            if task == "daily-calendar" and wide_fonts(env):
+                pytest.skip("no font here has Arial's widths; install fonts-liberation")
             actions = "\n".join(action for action, _, _ in steps)
             assert steps[-1][1:] == (True, 1.0), f"seed {seed}: {env.goal}\n{actions}"
     finally:
