@@ -221,7 +221,7 @@ def test_starts_that_cannot_be_opened(serve: Serve, surf: Surf) -> None:
         with pytest.raises(BrowserError, match=f"cannot open {dead}/: net::ERR_CONNECTION_REFUSED"):
             surfer.start(f"{dead}/")
         # An error without a page of its own: Chromium with a window calls it a failure to load.
-        with pytest.raises(BrowserError, match="HTTP 503|ERR_HTTP_RESPONSE_CODE_FAILURE"):
+        with pytest.raises(BrowserError, match=r"HTTP 503|ERR_HTTP_RESPONSE_CODE_FAILURE"):
             surfer.start(f"{home}/down")
         with pytest.raises(ConfigError, match=r"It is a start address: allow its host"):
             surfer.start("http://example.com/")
