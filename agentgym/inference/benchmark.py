@@ -246,14 +246,19 @@ class _Memory:
             self._before = _status_kib("VmRSS")
 
     def peak_mib(self) -> int | None:
-        """Highest growth since the beginning; `None` where the system does not tell."""
+        """Highest growth since the beginning, at least 1 so that ratios exist.
+
+        `None` where the system does not tell.
+        """
         if self._cuda is not None:
             import torch
 
             peak: int | None = torch.cuda.max_memory_allocated(self._cuda) >> 10
         else:
             peak = _status_kib("VmHWM")
-        return None if peak is None or self._before is None else (peak - self._before) >> 10
+        if peak is None or self._before is None:
+            return None
+        return max(1, (peak - self._before) >> 10)
 
 
 def _status_kib(name: str) -> int | None:
