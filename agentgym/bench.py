@@ -358,7 +358,7 @@ def _row(
         row[name] = float(np.median(known)) if len(known) == len(values) else None
         if baseline is not None and measured is not baseline:
             others = [rate(m) for m in baseline]
-            theirs = [v for v in others if v is not None]
+            theirs = [v for v in others if v]  # there is no ratio to nothing
             if len(known) == len(values) and len(theirs) == len(others):
                 ratio = ratio_of(known, theirs)
                 row[f"{name}_ratio"] = ratio.median
