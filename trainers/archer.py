@@ -300,21 +300,12 @@ class ArcherTrainer(PolicyGradientTrainer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state, inside an update too."""
-        self.replay.load_state_dict(state["replay"])
-        idle = not state["planned_steps"]  # an update without anything new has no plan
-        super().load_state_dict({**state, "planned_steps": self._expected(state, idle)})
-        if idle:
-            self._plan = []
+        self.replay.load_state_dict(state["replay"])  # before the plan, which depends on it
+        super().load_state_dict(state)
         self.critic_optimiser.load_state_dict(state["critic"])
         with torch.no_grad():
             for name, parameter in self.target.named_parameters():
                 parameter.copy_(state["target"][name])
-
-    def _expected(self, state: Mapping[str, Any], idle: bool) -> int:
-        if not idle:
-            return int(state["planned_steps"])
-        self.updates = int(state["updates"])
-        return len(self._make_plan())
 
 
 def _tokens(answer: Completion) -> IntArray:

@@ -438,7 +438,8 @@ class BehaviourCloningTrainer:
         self.updates, self.steps = int(state["updates"]), int(state["steps"])
         self._fresh_steps, self._bad_steps = int(state["fresh_steps"]), int(state["bad_steps"])
         self._rows = unpack(state["rows"])
-        self._plan = self._make_plan()
+        # an update that is over has no plan, whatever could be planned now
+        self._plan = self._make_plan() if state["planned_steps"] else []
         if len(self._plan) != state["planned_steps"]:
             raise TrainingError(
                 f"the saved update has {state['planned_steps']} steps, this config makes "

@@ -24,6 +24,7 @@ from agentgym.losses import (
     policy_gradient,
     token_weights,
 )
+from agentgym.models.modes import in_eval
 from agentgym.rows import MicroBatch, Row, collate, micro_batches, untrainable_turns
 from agentgym.trainers.behaviour_cloning import BehaviourCloningConfig, BehaviourCloningTrainer
 from agentgym.types import FloatArray, Source, Trajectory
@@ -233,19 +234,12 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         lengths = [len(row) for row in self._rows]
         found = [np.zeros(n, np.float32) for n in lengths]
         groups = micro_batches(range(len(lengths)), lengths, self.config.micro_batch_tokens)
-        was_training = self.model.training
-        self.model.train(False)
-        try:
-            with torch.no_grad():
-                for group in groups:
-                    values, mask = self._logprobs(group)
-                    parts = np.split(
-                        values.cpu().numpy(), np.cumsum(mask.sum(1).cpu().numpy())[:-1]
-                    )
-                    for index, part in zip(group, parts, strict=True):
-                        found[index][self._rows[index].mask] = part
-        finally:
-            self.model.train(was_training)
+        with torch.no_grad(), in_eval(self.model):
+            for group in groups:
+                values, mask = self._logprobs(group)
+                ends = np.cumsum(mask.sum(1).cpu().numpy())[:-1]
+                for index, part in zip(group, np.split(values.cpu().numpy(), ends), strict=True):
+                    found[index][self._rows[index].mask] = part
         return found
 
     def _logprobs(self, group: MicroBatch) -> tuple[Tensor, Tensor]:

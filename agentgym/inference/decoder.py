@@ -14,6 +14,7 @@ from agentgym.errors import ConfigError
 from agentgym.inference.attention import Plan, Span
 from agentgym.inference.linear import FusedLinear, can_fuse
 from agentgym.inference.pages import PagePool
+from agentgym.models.modes import in_eval
 
 _FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -314,19 +315,6 @@ class TransformersDecoder(Decoder):
             last = self.logits(self.hidden(ids[half:], plan)[0][-1:])[0].float()
         limit = 1e-3 if untyped.dtype == torch.float32 else 0.1
         return bool((last - whole).abs().max() <= limit * whole.abs().max().clamp_min(1.0))
-
-
-@contextlib.contextmanager
-def in_eval(model: torch.nn.Module) -> Iterator[None]:
-    """Without dropout, in a module that may be a trainer's."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextlib.contextmanager

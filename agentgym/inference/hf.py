@@ -16,6 +16,7 @@ from agentgym.inference.answers import Answers, Row, failed
 from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad
 from agentgym.inference.weights import copy_weights
 from agentgym.models.load import LoadedModel, load_model
+from agentgym.models.modes import in_eval
 from agentgym.types import Completion, FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -175,14 +176,8 @@ class HFBackend:
         """Alone on the model, without gradients and dropout."""
         with self._lock, torch.inference_mode():
             self._check_open()
-            training = [module for module in self.model.modules() if module.training]
-            for module in training:
-                module.training = False
-            try:
+            with in_eval(self.model):
                 yield
-            finally:
-                for module in training:
-                    module.training = True
 
     def _problem(self, request: GenerationRequest) -> str:
         """Why a request cannot be answered; empty if it can."""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 
-from agentgym.actions import ActionCall
 from agentgym.environments.text.city_table import (
     CANNOT_TELL,
     SECRET,
@@ -137,18 +136,8 @@ class GuessMyCityEnv(QuestionGame):
             f"What I do not know is answered: {CANNOT_TELL} Every line counts."
         )
 
-    def unreadable(self, error: str) -> Outcome:
-        """An empty line, or no call: a question lost."""
-        if self.mode == "original":
-            return self._published("", error)
-        return self.counted("That was no question.", error=error)
-
-    def play(self, call: ActionCall) -> Outcome:
-        """Answer a question, or judge a guess."""
-        text = call.arguments["text"].strip()
-        return self._published(text) if self.mode == "original" else self._fixed(text)
-
-    def _fixed(self, text: str) -> Outcome:
+    def fixed(self, text: str) -> Outcome:
+        """Judge a guess, or let the oracle answer."""
         if error := self.too_long(text):
             return self.counted("That was too long.", error=error)
         guess = self._table.guess(text)
@@ -164,7 +153,7 @@ class GuessMyCityEnv(QuestionGame):
             return self.counted(SECRET, error="Do not ask for the name of the city or country.")
         return self.counted(self._ask(text, self._heard))
 
-    def _published(self, text: str, error: str = "") -> Outcome:
+    def published(self, text: str, error: str = "") -> Outcome:
         """The released rules, by which no guess is ever right."""
         text = text[:MAX_CHARACTERS]
         if not error and not self._table.asks(text):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentgym.actions import ActionCall
 from agentgym.environments.text.game import Outcome, TextGame
 from agentgym.errors import ConfigError
 from agentgym.players import Player, PlayerTurn
@@ -21,9 +22,10 @@ def question(text: str) -> None:
 class QuestionGame(TextGame):
     """Twenty questions about one of a list of secrets.
 
-    A game says what its secrets are (`noun`, `secrets`) and what follows from a line (`play`), by
-    `counted` and `won`. What the answers so far leave of the secrets is kept as a set of bits, for
-    the expert and for `key`: states in which the same is known have the same name.
+    A game says what its secrets are (`noun`, `secrets`) and what follows from a line (`fixed` and
+    `published`, one for each mode), by `counted` and `won`. What the answers so far leave of the
+    secrets is kept as a set of bits, for the expert and for `key`: states in which the same is
+    known have the same name.
 
     Args:
         oracle: who answers.
@@ -74,6 +76,25 @@ class QuestionGame(TextGame):
         if self.mode == "original":
             return "Questions:\n"
         return f"Ask your first question. Questions left: {QUESTIONS}."
+
+    def fixed(self, text: str) -> Outcome:
+        """What follows from a line."""
+        raise NotImplementedError
+
+    def published(self, text: str, error: str = "") -> Outcome:
+        """What follows from a line by the released rules; `error` says why it is no call."""
+        raise NotImplementedError
+
+    def play(self, call: ActionCall) -> Outcome:
+        """Answer a question, or judge a guess."""
+        text = call.arguments["text"].strip()
+        return self.published(text) if self.mode == "original" else self.fixed(text)
+
+    def unreadable(self, error: str) -> Outcome:
+        """An empty line, or no call: a question lost."""
+        if self.mode == "original":
+            return self.published("", error)
+        return self.counted("That was no question.", error=error)
 
     def too_long(self, text: str) -> str:
         """What is wrong with the length of a line; empty if nothing is."""

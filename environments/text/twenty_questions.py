@@ -2,7 +2,6 @@
 
 import re
 
-from agentgym.actions import ActionCall
 from agentgym.environments.text.game import Outcome
 from agentgym.environments.text.object_table import object_table, tokens
 from agentgym.environments.text.question_game import (
@@ -130,18 +129,8 @@ class TwentyQuestionsEnv(QuestionGame):
             )
         )
 
-    def unreadable(self, error: str) -> Outcome:
-        """An empty line, or no call: a question lost."""
-        if self.mode == "original":
-            return self._published("", error)
-        return self.counted("That was no question.", error=error)
-
-    def play(self, call: ActionCall) -> Outcome:
-        """Answer the question."""
-        text = call.arguments["text"].strip()
-        return self._published(text) if self.mode == "original" else self._fixed(text)
-
-    def _fixed(self, text: str) -> Outcome:
+    def fixed(self, text: str) -> Outcome:
+        """Judge a guess, or let the oracle answer."""
         if error := self.too_long(text):
             return self.counted("That was too long.", error=error)
         if not self._table.asks(text):
@@ -158,7 +147,8 @@ class TwentyQuestionsEnv(QuestionGame):
             return self.counted("No.")
         return self.won()
 
-    def _published(self, text: str, error: str = "") -> Outcome:
+    def published(self, text: str, error: str = "") -> Outcome:
+        """The released rules, by which an odd line is no valid question."""
         asked = published_question(text)
         answer = "No." if asked == _INVALID else self._ask(asked[:MAX_CHARACTERS])
         if asked == _INVALID and not error:
