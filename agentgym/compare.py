@@ -21,7 +21,7 @@ from agentgym.errors import ConfigError
 from agentgym.progress import Progress
 from agentgym.recipe import Recipe, load_recipe
 from agentgym.run import RECIPE, Run
-from agentgym.stats import Interval, bootstrap_interval
+from agentgym.stats import bootstrap_interval
 
 POINTS = 24
 """Of a curve, evenly spaced in environment turns."""
@@ -50,8 +50,8 @@ class Estimate:
         """Of one value for each seed; of a single seed there is no interval but the value."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
-        low, high = _ends(bootstrap_interval(list(values)))
-        return cls(float(np.mean(values)), low, high)
+        low, high = bootstrap_interval(list(values))
+        return cls(float(np.mean(values)), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,3 @@ def _line(arm: ArmResult) -> Mapping[str, str]:
 
 def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-").lower()
-
-
-def _ends(interval: Interval) -> tuple[float, float]:
-    return float(interval[0]), float(interval[1])

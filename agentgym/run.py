@@ -191,47 +191,36 @@ class Run:
         else:
             tasks = recipe.iteration_tasks(phase.iteration)
             policy = self._policy(recipe.sampling.temperature)
-        with self.progress.phase(phase.name, total=len(tasks), unit="episodes") as bar:
+        trajectories = self._collect(tasks, policy, phase)
+        evaluation = summarise(trajectories)
+        if phase.kind == "collect" and getattr(self.trainer, "greedy_baseline", False):
+            once = list({task.id: task for task in tasks}.values())
+            self._collect(once, self._policy(0.0), phase, "greedy")
+        if phase.kind == "evaluate":
+            self.evaluations[phase.name.removeprefix("eval-")] = evaluation.to_json()
+        return _numbers(evaluation, trajectories)
+
+    def _collect(
+        self, tasks: Sequence[Task], policy: Policy, phase: Phase, *marks: str
+    ) -> list[Trajectory]:
+        """Run a phase's episodes and store them; `marks` tell further ones of a phase apart."""
+        names = (phase.name, *marks)
+        name = "-".join(names)
+        with self.progress.phase(name, total=len(tasks), unit="episodes") as bar:
             tally = _Tally(bar.advance)
 
             def keep(trajectory: Trajectory) -> None:
                 self._store.append([trajectory])
                 tally.add(trajectory)
 
-            trajectories = collect(
+            return collect(
                 tasks,
                 policy,
-                recipe.rollout,
-                make=partial(make_env, **recipe.env),
-                seed=derive(recipe.seed, phase.name),
-                name=phase.name,
-                metadata={"phase": phase.name},
-                on_trajectory=keep,
-            )
-        evaluation = summarise(trajectories)
-        if phase.kind == "collect" and getattr(self.trainer, "greedy_baseline", False):
-            self._gather_greedy(phase, tasks)
-        if phase.kind == "evaluate":
-            self.evaluations[phase.name.removeprefix("eval-")] = evaluation.to_json()
-        return _numbers(evaluation, trajectories)
-
-    def _gather_greedy(self, phase: Phase, tasks: Sequence[Task]) -> None:
-        """One greedy episode of each task beside the sampled ones, for methods that ask for it."""
-        once = list({task.id: task for task in tasks}.values())
-        with self.progress.phase(f"{phase.name}-greedy", total=len(once), unit="episodes") as bar:
-
-            def keep(trajectory: Trajectory) -> None:
-                self._store.append([trajectory])
-                bar.advance(1)
-
-            collect(
-                once,
-                self._policy(0.0),
                 self.recipe.rollout,
                 make=partial(make_env, **self.recipe.env),
-                seed=derive(self.recipe.seed, phase.name, "greedy"),
-                name=f"{phase.name}-greedy",
-                metadata={"phase": phase.name, "greedy": True},
+                seed=derive(self.recipe.seed, *names),
+                name=name,
+                metadata={"phase": phase.name, **dict.fromkeys(marks, True)},
                 on_trajectory=keep,
             )
 

@@ -25,7 +25,7 @@ from agentgym.trainers.policy_gradient import (
     PolicyGradientConfig,
     PolicyGradientTrainer,
 )
-from agentgym.types import Completion, IntArray, Source, Trajectory
+from agentgym.types import Completion, IntArray, Trajectory
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ class ArcherTrainer(PolicyGradientTrainer):
 
     def start(self, trajectories: Sequence[Trajectory]) -> None:
         """Put this iteration's episodes into the buffer. Changes no weight."""
-        own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
-        scored = [t for t in own if t.outcome is not None]
+        scored, counts = self._scored(trajectories)
         dropped = added = 0
         for trajectory in scored:
             found, left_out = transitions(
@@ -134,9 +133,7 @@ class ArcherTrainer(PolicyGradientTrainer):
             )
             self.replay.add(found)
             added, dropped = added + len(found), dropped + left_out
-        counts = self._counts(scored) | {
-            "trajectories": len(trajectories),
-            "unscored": sum(t.outcome is None for t in trajectories),
+        counts |= {
             "trained_trajectories": len(scored) if added else 0,
             "dropped_turns": dropped,
             "buffer": len(self.replay),

@@ -159,13 +159,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
 
     def start(self, trajectories: Sequence[Trajectory]) -> None:
         """Begin an update on this iteration's episodes. Changes no weight."""
-        own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
-        scored = [t for t in own if t.outcome is not None]
-        counts = self._counts(scored) | {
-            "trajectories": len(trajectories),
-            "unscored": sum(t.outcome is None for t in trajectories),
-            "untrainable_turns": untrainable_turns(scored),
-        }
+        scored, counts = self._scored(trajectories)
         rows = self._as_rows(scored)
         by_turn = self.advantages(scored) if scored else []
         columns = [_spread(row, by_turn[row.trajectory]) for row in rows]
@@ -186,6 +180,18 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         self._begin(rows, counts)
         if rows:
             self._remember_policies()
+
+    def _scored(
+        self, trajectories: Sequence[Trajectory]
+    ) -> tuple[list[Trajectory], dict[str, float]]:
+        """The policy's own episodes with an outcome, and how many went where."""
+        own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
+        scored = [t for t in own if t.outcome is not None]
+        return scored, self._counts(scored) | {
+            "trajectories": len(trajectories),
+            "unscored": sum(t.outcome is None for t in trajectories),
+            "untrainable_turns": untrainable_turns(scored),
+        }
 
     def _counts(self, scored: Sequence[Trajectory]) -> dict[str, float]:
         """What a practitioner wants to know of the episodes, before any step."""

@@ -18,13 +18,13 @@ from agentgym.errors import ConfigError, TrainingError
 from agentgym.losses import clipped_value_loss
 from agentgym.models.heads import ValueCritic, own_trunk, trunk, trunk_states
 from agentgym.optim import MasterAdamW
-from agentgym.rows import Row, untrainable_turns
+from agentgym.rows import Row
 from agentgym.trainers.policy_gradient import (
     ADVANTAGE,
     PolicyGradientConfig,
     PolicyGradientTrainer,
 )
-from agentgym.types import FloatArray, Source, Trajectory
+from agentgym.types import FloatArray, Trajectory
 
 VALUE, TARGET = "value", "target"
 
@@ -108,15 +108,9 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def start(self, trajectories: Sequence[Trajectory]) -> None:
         """Value the new episodes. Changes no weight."""
-        own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
-        scored = [t for t in own if t.outcome is not None]
+        scored, counts = self._scored(trajectories)
         rows = self._as_rows(scored)
-        counts = self._counts(scored) | {
-            "trajectories": len(trajectories),
-            "unscored": sum(t.outcome is None for t in trajectories),
-            "untrainable_turns": untrainable_turns(scored),
-            "trained_trajectories": len({row.trajectory for row in rows}),
-        }
+        counts["trained_trajectories"] = len({row.trajectory for row in rows})
         self._columns = self._valued(rows, scored)
         if rows:
             old, targets = (_units(self._columns[name]) for name in (VALUE, TARGET))
