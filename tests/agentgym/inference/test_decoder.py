@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from agentgym.errors import ConfigError
 from agentgym.inference.attention import Plan, Span, in_order
 from agentgym.inference.decoder import (
+from agentgym.models.modes import in_eval
     Decoder,
     FusedDecoder,
     TransformersDecoder,
