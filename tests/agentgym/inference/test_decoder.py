@@ -8,13 +8,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from agentgym.errors import ConfigError
 from agentgym.inference.attention import Plan, Span, in_order
 from agentgym.inference.decoder import (
-from agentgym.models.modes import in_eval
     Decoder,
     FusedDecoder,
     TransformersDecoder,
-    in_eval,
     make_decoder,
 )
+from agentgym.models.modes import in_eval
 from agentgym.models.tiny import tiny_model
 
 SIZES = {
