@@ -10,6 +10,7 @@ import gymnasium as gym
 from agentgym.types import (
     Completion,
     FloatArray,
+    Image,
     IntArray,
     Message,
     Observation,
@@ -129,6 +130,8 @@ class GenerationRequest:
     weights: WeightsChoice = "policy"
     """``base`` answers with the adapters of a LoRA model switched off; without adapters both are
     the same."""
+    images: tuple[Image, ...] = ()
+    """Pictures that `prompt_ids` has placeholders of, in order, with their bytes."""
 
 
 @runtime_checkable
@@ -149,7 +152,7 @@ class InferenceBackend(Protocol):
         ...
 
     def logprobs(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
-        """Log-probabilities of given tokens.
+        """Log-probabilities of given tokens; "hf" and "engine" also take ``images=``.
 
         Args:
             sequences: each (L,) ids.
@@ -239,6 +242,8 @@ class TurnOutput:
     prompt_ids: IntArray
     extends: bool
     temperature: float = 1.0
+    images: tuple[Image, ...] = ()
+    """Pictures that `prompt_ids` has placeholders of, in order."""
     overflow: bool = False
     """True if the prompt would not fit the token budget: the episode ends by `TOKEN_LIMIT`."""
 

@@ -35,6 +35,10 @@ class UnknownNameError(AgentGymError, LookupError):
         self.suggestions = near
 
 
+class ImageError(AgentGymError, ValueError):
+    """Bytes are no picture that can be shown, or a prompt has no place for it."""
+
+
 class MissingDependencyError(AgentGymError, ImportError):
     """A package or program of an extra is not installed; the message says how to get it."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from agentgym.chat import ChatFormat, ContextConfig, Conversation, Tokenizer
+from agentgym.chat import ChatFormat, ContextConfig, Conversation, PictureReader, Tokenizer
 from agentgym.core import (
     GenerationRequest,
     InferenceBackend,
@@ -27,6 +27,8 @@ class LanguagePolicy:
         sampling: how to sample.
         context: how much of the episode the model sees.
         name: recorded in trajectories.
+        vision: of a vision-language model; without it only servers that take messages are shown
+            pictures.
     """
 
     source = Source.POLICY
@@ -40,9 +42,10 @@ class LanguagePolicy:
         sampling: SamplingParams | None = None,
         context: ContextConfig | None = None,
         name: str = "language",
+        vision: PictureReader | None = None,
     ) -> None:
         self.backend = backend
-        self.format = None if tokenizer is None else ChatFormat(tokenizer)
+        self.format = None if tokenizer is None else ChatFormat(tokenizer, vision)
         self.sampling = sampling or SamplingParams()
         self.context = context or ContextConfig()
         self.name = name
@@ -57,7 +60,7 @@ class LanguagePolicy:
         """Sample one answer for each conversation, in one batch."""
         prompts = [r.conversation.prompt() for r in requests]
         generation = [
-            GenerationRequest(p.context, self.sampling, r.seed, p.messages)
+            GenerationRequest(p.context, self.sampling, r.seed, p.messages, images=p.context_images)
             for r, p in zip(requests, prompts, strict=True)
             if p.fits
         ]
@@ -75,6 +78,7 @@ class LanguagePolicy:
                     prompt.ids,
                     prompt.extends,
                     self.sampling.temperature,
+                    prompt.images,
                     overflow=not prompt.fits,
                 )
             )
@@ -92,6 +96,7 @@ class EnvPolicy:
         tokenizer: of the model that shall learn from the answers.
         context: as for `LanguagePolicy`; must be the learner's.
         reserve: tokens kept free for the answer; as the learner's `max_tokens`.
+        vision: of the learner, if it reads pictures.
     """
 
     concurrency = 1
@@ -104,11 +109,12 @@ class EnvPolicy:
         tokenizer: Tokenizer | None = None,
         context: ContextConfig | None = None,
         reserve: int = 0,
+        vision: PictureReader | None = None,
     ) -> None:
         self.consult: Callable[[gym.Env[Any, Any]], str] | None = consult
         self.source = source
         self.name = str(source)
-        self.format = None if tokenizer is None else ChatFormat(tokenizer)
+        self.format = None if tokenizer is None else ChatFormat(tokenizer, vision)
         self.context = context or ContextConfig()
         self.reserve = reserve
 
@@ -129,7 +135,13 @@ class EnvPolicy:
             request.conversation.reply(request.consulted, ids)
             completion = Completion(request.consulted, ids)
             outputs.append(
-                TurnOutput(completion, prompt.ids, prompt.extends, overflow=not prompt.fits)
+                TurnOutput(
+                    completion,
+                    prompt.ids,
+                    prompt.extends,
+                    images=prompt.images,
+                    overflow=not prompt.fits,
+                )
             )
         return outputs
 

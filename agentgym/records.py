@@ -26,7 +26,8 @@ from agentgym.durable import plain
 from agentgym.errors import StoreError
 from agentgym.types import EndReason, Image, Source, Task, Trajectory, Turn, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added the turns' ``prompt_images``; episodes of 1 are read as having none."""
 VERSION_KEY = b"agentgym.schema"
 
 
@@ -126,6 +127,11 @@ _IDS = _Column(pa.list_(pa.int32()), _vector(np.int32), _vectors)
 _FLOATS = _Column(pa.list_(pa.float32()), _vector(np.float32), _vectors)
 _JSON = _Column(pa.string(), lambda v, w: json.dumps(plain(v, w)), _mapped(json.loads))
 _IMAGE = _Column(pa.string(), lambda v, w: None if v is None else v.sha256, _mapped(Image))
+_IMAGES = _Column(
+    pa.list_(pa.string()),
+    lambda v, w: [image.sha256 for image in v],
+    lambda column: [tuple(map(Image, names or ())) for names in column.to_pylist()],
+)
 _VERDICTS = _Column(
     pa.list_(
         pa.struct(
@@ -158,6 +164,7 @@ TURN_COLUMNS = {
     "finish_reason": _TEXT,
     "observation_error": _TEXT,
     "image": _IMAGE,
+    "prompt_images": _IMAGES,
     "thought": _TEXT,
     "action": _TEXT,
     "action_error": _TEXT,
@@ -197,10 +204,12 @@ def _named_turns(value: Iterable[Turn], where: str) -> list[dict[str, Any]]:
 
 def _turn_tuples(column: pa.Array) -> list[Any]:
     flat = column.flatten()
-    parts = [c.decode(flat.field(name)) for name, c in TURN_COLUMNS.items()]
-    turns = [
-        Turn(**dict(zip(TURN_COLUMNS, values, strict=True))) for values in zip(*parts, strict=True)
-    ]
+    known = {field.name for field in flat.type}
+    columns = {name: c for name, c in TURN_COLUMNS.items() if name in known}
+    if missing := set(TURN_COLUMNS) - known - {"prompt_images"}:
+        raise KeyError(f"turns without {', '.join(sorted(missing))}")
+    parts = [c.decode(flat.field(name)) for name, c in columns.items()]
+    turns = [Turn(**dict(zip(columns, values, strict=True))) for values in zip(*parts, strict=True)]
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
     return [tuple(turns[offsets[i] : offsets[i + 1]]) for i in range(len(column))]
 
@@ -293,5 +302,9 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 def images_of(trajectory: Trajectory) -> Iterable[Image]:
     """Every picture of a trajectory, repetitions included."""
-    pictures = (*(turn.image for turn in trajectory.turns), trajectory.final_image)
+    turns = trajectory.turns
+    pictures = (
+        *(picture for turn in turns for picture in (turn.image, *turn.prompt_images)),
+        trajectory.final_image,
+    )
     return (picture for picture in pictures if picture is not None)

@@ -280,7 +280,7 @@ class _Attempt:
                     worker, policy.conversation, self.config.reset_timeout_s, deadline
                 )
             conversation = conversations[role]
-            conversation.observe(shown.observation)
+            conversation.observe(shown.observation, shown.image)
             seed = derive(self.sample_seed, "turn", len(self.turns))
             started = time.perf_counter()
             output = await self.rollout.batcher.act(
@@ -417,6 +417,7 @@ def _turn(
         finish_reason=completion.finish_reason,
         observation_error=before.observation["error"],
         image=before.image,
+        prompt_images=output.images,
         thought=str(info.pop("thought", "")),
         action=str(info.pop("action", "")),
         action_error=str(info.pop("action_error", "")),

@@ -197,7 +197,8 @@ class TrajectoryStore:
         if unknown:
             raise StoreError(f"no column {unknown[0]!r}; there are {', '.join(SCHEMA.names)}")
         empty = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
-        return pa.concat_tables([empty.empty_table(), *self._rows.columns(names)])
+        parts = [empty.empty_table(), *self._rows.columns(names)]
+        return pa.concat_tables(parts, promote_options="permissive")  # older parts lack fields
 
     def files(self) -> list[Path]:
         """The Parquet files that count, in order."""

@@ -78,11 +78,40 @@ class Observation(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture by content: written once however many turns show it."""
+
+    sha256: str
+    data: bytes | None = field(default=None, repr=False, compare=False)
+    """The PNG file's bytes; `None` once stored (`TrajectoryStore.image` reads it back)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One chat message."""
 
     role: Role
     content: str
+    """Its text, without the pictures in it."""
+    images: tuple[tuple[int, Image], ...] = ()
+    """Pictures in order, each with the index into `content` before which it stands."""
+
+    @property
+    def parts(self) -> tuple["str | Image", ...]:
+        """Text and pictures as they alternate; no text is empty.
+
+        Example:
+            >>> red = Image("ab")
+            >>> Message("user", "See this.", ((4, red),)).parts
+            ('See ', Image(sha256='ab'), 'this.')
+        """
+        parts: list[str | Image] = []
+        begin = 0
+        for place, image in self.images:
+            parts += [self.content[begin:place], image]
+            begin = place
+        parts.append(self.content[begin:])
+        return tuple(part for part in parts if part != "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +130,6 @@ class Task:
     def id(self) -> str:
         """Stable name of the task, e.g. ``agentgym/miniwob.click-test-v0#17``."""
         return f"{self.env_id}#{self.seed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A picture by content: written once however many turns show it."""
-
-    sha256: str
-    data: bytes | None = field(default=None, repr=False, compare=False)
-    """The PNG file's bytes; `None` once stored (`TrajectoryStore.image` reads it back)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +174,9 @@ class Turn:
     observation_error: str = ""
     """The error that the observation carried (about the action before)."""
     image: Image | None = None
+    """What the observation showed."""
+    prompt_images: tuple[Image, ...] = ()
+    """Pictures that `prompt_ids` has placeholders of, in order."""
     thought: str = ""
     action: str = ""
     """The call as the environment understood it, in Python syntax; empty if it did not parse."""

@@ -70,6 +70,8 @@ class Answers:
             return f"seed must be an integer of at least 0, got {request.seed!r}"
         if params.stop and self.tokenizer is None:
             return "stop strings need a tokenizer; give the backend one"
+        if request.images:
+            return "this backend reads no pictures"
         if request.weights not in get_args(WeightsChoice):
             return f"weights must be one of {get_args(WeightsChoice)}, got {request.weights!r}"
         return ""

@@ -1,8 +1,9 @@
-"""Load and save language models: the embedded default, folders, GGUF files, hub names, adapters."""
+"""Load and save models: the embedded ones, folders, GGUF files, hub names, adapters, processors."""
 
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -15,19 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto import processing_auto
 from transformers.utils import logging as transformers_logging
 
 from agentgym import paths
 from agentgym.errors import ConfigError, MissingDependencyError
 from agentgym.models.tiny import TINY_MODEL, tiny_model
+from agentgym.models.tiny_vlm import TINY_VLMS, tiny_vlm
+from agentgym.models.vision import Vision, stills_only
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +59,19 @@ class LoadedModel:
     """In eval mode. With LoRA, a `peft.PeftModel` around it."""
     tokenizer: PreTrainedTokenizerBase
     name: str
+    vision: Vision | None = None
+    """How it reads pictures, if it does."""
 
 
 def load_model(
     name: str | Path = DEFAULT_MODEL, *, dtype: str = "auto", device: str = "auto"
 ) -> LoadedModel:
-    """Load a causal language model.
+    """Load a causal language model, or a vision-language model with its processor.
 
     Args:
-        name: ``smollm2-135m``, ``tiny`` (random weights, for smoke runs), a folder in Hugging
-            Face form (also a LoRA adapter's folder, whose base is then loaded too), a ``.gguf``
-            file, or a name on the Hugging Face hub.
+        name: ``smollm2-135m``, ``tiny``, ``tiny-vlm`` and ``tiny-vlm-mrope`` (random weights, for
+            smoke runs), a folder in Hugging Face form (also a LoRA adapter's folder, whose base
+            is then loaded too), a ``.gguf`` file, or a name on the Hugging Face hub.
         dtype: ``auto`` (bfloat16 where the hardware computes it natively, else float32) or
             ``float32``, ``bfloat16``, ``float16``.
         device: ``auto`` (CUDA, then MPS, then CPU) or a torch device.
@@ -76,6 +87,10 @@ def load_model(
         tiny, tokenizer = tiny_model()
         untyped: Any = tiny
         return LoadedModel(untyped.to(target, kind), tokenizer, source)
+    if source in TINY_VLMS:
+        untyped, processor = tiny_vlm(source)
+        vision = Vision(processor)
+        return LoadedModel(untyped.to(target, kind), vision.tokenizer, source, vision)
     if source in _EMBEDDED:
         folder, label = _dequantised(_embedded_file(source)), source
     elif (path := Path(source).expanduser()).exists():
@@ -89,11 +104,14 @@ def load_model(
         folder, label = None, source
     loaded = _from_pretrained(str(folder or source), label, kind)
     model: Any = loaded.model  # `to` is annotated wrongly in transformers
-    return LoadedModel(model.to(target), loaded.tokenizer, label)
+    return LoadedModel(model.to(target), loaded.tokenizer, label, loaded.vision)
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    vision: Vision | None = None,
 ) -> None:
     """Write a model so that `load_model(folder)` reads it; a LoRA model as adapter and base name.
 
@@ -104,6 +122,7 @@ def save_model(
         model: a transformers model, or a `peft.PeftModel` around one.
         tokenizer: saved with it, chat template included.
         folder: replaced if it exists.
+        vision: of a vision-language model; its processor is saved too.
     """
     folder = Path(folder)
     with _replacing(folder) as scratch, _quiet():
@@ -111,7 +130,7 @@ def save_model(
             _save_adapter(model, scratch)
         else:
             model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        (tokenizer if vision is None else vision.processor).save_pretrained(scratch)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -176,12 +195,18 @@ def _looks_like_path(source: str) -> bool:
 
 def _from_pretrained(source: str, label: str, dtype: torch.dtype, **how: Any) -> LoadedModel:
     """Load from a folder or the hub; whatever goes wrong becomes one line."""
+    vision: Vision | None = None
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, **how)
-            if how:
-                how["quantization_config"] = GgufConfig(dequantize=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **how)
+            if not how and _reads_pictures(source):
+                vision = Vision(_processor(source))
+                tokenizer = vision.tokenizer
+                model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(source, **how)
+                if how:
+                    how["quantization_config"] = GgufConfig(dequantize=True)
+                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **how)
     except Exception as error:  # transformers raises many kinds; all mean "cannot be loaded"
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ConfigError(
@@ -190,7 +215,31 @@ def _from_pretrained(source: str, label: str, dtype: torch.dtype, **how: Any) ->
         ) from error
     # peft records this name in adapters; a path into the cache would not load elsewhere.
     model.name_or_path = label
-    return LoadedModel(model.eval(), tokenizer, label)
+    return LoadedModel(model.eval(), tokenizer, label, vision)
+
+
+def _reads_pictures(source: str) -> bool:
+    """True for a vision-language model."""
+    config: Any = AutoConfig.from_pretrained(source)
+    return hasattr(config, "vision_config") and hasattr(config, "text_config")
+
+
+def _processor(source: str) -> Any:
+    """A model's processor; without its video side if that cannot be loaded (torchvision)."""
+    auto: Any = AutoProcessor  # untyped, as are the others here
+    try:
+        return auto.from_pretrained(source)
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        names: Any = processing_auto
+        name = names.PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(source).model_type)
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if found is None or "video_processor" not in inspect.signature(found.__init__).parameters:
+            raise
+        log.info("%s is loaded without its video processor (%s)", name, error)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        auto = AutoImageProcessor
+        images = auto.from_pretrained(source)
+        return stills_only(found)(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
 def _load_adapter(path: Path, label: str, *, dtype: str, device: str) -> LoadedModel:
@@ -210,11 +259,11 @@ def _load_adapter(path: Path, label: str, *, dtype: str, device: str) -> LoadedM
             warnings.simplefilter("ignore", FutureWarning)
             model: Any = PeftModel.from_pretrained(base.model, path, is_trainable=True)
         tokenizer = base.tokenizer
-        if (path / "tokenizer_config.json").is_file():
+        if base.vision is None and (path / "tokenizer_config.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"adapter {label!r} cannot be loaded: {error}") from error
-    return LoadedModel(model.eval(), tokenizer, label)
+    return LoadedModel(model.eval(), tokenizer, label, base.vision)
 
 
 def _save_adapter(model: Any, folder: Path) -> None:

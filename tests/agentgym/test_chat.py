@@ -1,13 +1,14 @@
 """Chat: exact pieces of a template, append-only prompts, windows and budgets."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from agentgym.chat import ChatFormat, ContextConfig, Conversation, chat_ids
+from agentgym.chat import ChatFormat, ContextConfig, Conversation, Prompt, chat_ids
 from agentgym.errors import ConfigError
-from agentgym.types import IntArray, Message, Observation
+from agentgym.types import Image, IntArray, Message, Observation
 
 END = 1
 
@@ -179,7 +180,7 @@ def test_templates_that_cannot_grow_are_refused() -> None:
         ChatFormat(bare)
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"max_tokens": 0}])
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"max_tokens": 0}, {"screenshots": -1}])
 def test_bad_limits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         ContextConfig(**wrong)  # type: ignore[arg-type]
@@ -213,8 +214,132 @@ def test_chats_that_a_template_does_not_take() -> None:
     chat = [Message("system", "S"), Message("user", "one")]
     for tokenizer, words in (
         (Refusing(), r"refuses these messages: roles must alternate$"),
-        (Dropping(), "drops or reorders a 'system'"),
+        (Dropping(), "drops or rewrites the system message"),
         (bare, "no chat template"),
     ):
         with pytest.raises(ConfigError, match=words):
             chat_ids(tokenizer, chat)
+
+
+class Reader:
+    """A picture is two placeholders and its first letter; shown as `{image}`."""
+
+    image_token = "{image}"
+    chat_template = "parts"
+
+    def ids(self, image: Image) -> list[int]:
+        return [3, 3, ord(image.sha256) + 10]
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> str:
+        shown = [
+            {
+                "role": message["role"],
+                "content": "".join(
+                    part.get("text", self.image_token) for part in message["content"]
+                ),
+            }
+            for message in conversation
+        ]
+        return TOKENS.apply_chat_template(shown)
+
+
+def look(config: ContextConfig | None = None) -> Conversation:
+    return Conversation(ChatFormat(TOKENS, Reader()), "S", config or ContextConfig())
+
+
+def walk(conversation: Conversation, pictures: str) -> list[Prompt]:
+    """A prompt for each observation with its picture (a dot for none), answered by `a`."""
+    prompts = []
+    for letter in pictures:
+        conversation.observe(seen(f"see {letter}"), None if letter == "." else Image(letter))
+        prompts.append(conversation.prompt())
+        conversation.reply("a", np.array([ord("a") + 10, END], np.int32))
+    return prompts
+
+
+def placeholders(prompt: Prompt) -> str:
+    """The letters of the pictures whose placeholders are in the whole context."""
+    ids = prompt.context.tolist()
+    return "".join(chr(ids[i + 2] - 10) for i in range(len(ids)) if ids[i : i + 2] == [3, 3])
+
+
+def named(images: Sequence[Image]) -> str:
+    return "".join(image.sha256 for image in images)
+
+
+def test_pictures_stand_before_the_text_of_their_observation() -> None:
+    (prompt,) = walk(look(), "x")
+    start = prompt.ids.tolist().index(3)
+    assert prompt.ids.tolist()[start : start + 3] == Reader().ids(Image("x"))
+    assert TOKENS.decode(prompt.ids.tolist()[start + 3 :]).startswith("Goal: G\nsee x")
+    assert named(prompt.images) == named(prompt.context_images) == "x"
+    assert prompt.messages[1].images == ((0, Image("x")),)
+
+
+def test_all_pictures_stay_in_a_context_that_only_grows() -> None:
+    prompts = walk(look(), "x.y")
+    assert [p.extends for p in prompts] == [False, True, True]
+    assert [named(p.images) for p in prompts] == ["x", "", "y"]
+    assert [named(p.context_images) for p in prompts] == ["x", "x", "xy"]
+    assert [placeholders(p) for p in prompts] == ["x", "x", "xy"]
+
+
+def test_only_the_newest_pictures_are_shown() -> None:
+    prompts = walk(look(ContextConfig(screenshots=2)), "x.yzw")
+    assert [placeholders(p) for p in prompts] == ["x", "x", "xy", "yz", "zw"]
+    assert [p.extends for p in prompts] == [False, True, True, False, False]
+    assert [named(p.images) for p in prompts] == ["x", "", "y", "yz", "zw"]
+    assert all(named(p.context_images) == placeholders(p) for p in prompts)
+    # Only pictures leave: every text is still there.
+    assert all(f"see {letter}" in str(prompts[-1].messages) for letter in "x.yzw")
+    none = walk(look(ContextConfig(screenshots=0)), "xyz")
+    assert [placeholders(p) for p in none] == ["", "", ""]
+    assert [p.extends for p in none] == [False, True, True]
+
+
+def test_a_window_shows_the_pictures_of_its_observations() -> None:
+    prompts = walk(look(ContextConfig(history="window", window=2)), "xyz")
+    assert [placeholders(p) for p in prompts] == ["x", "xy", "yz"]
+    both = walk(look(ContextConfig(history="window", window=3, screenshots=1)), "xyz")
+    assert [placeholders(p) for p in both] == ["x", "y", "z"]
+
+
+def test_placeholders_count_against_the_budget() -> None:
+    (blind,) = walk(look(ContextConfig(screenshots=0)), "x")
+    size = len(blind.context)
+    for budget, fits in ((size + 3, True), (size + 2, False)):
+        assert walk(look(ContextConfig(max_tokens=budget)), "x")[0].fits is fits
+
+
+def test_models_that_read_no_pictures_are_shown_none() -> None:
+    conversation = talk()
+    conversation.observe(seen("one"), Image("x"))
+    prompt = conversation.prompt()
+    assert not prompt.images
+    assert prompt.messages[1].images == ()
+    servers = Conversation(None, "S")
+    servers.observe(seen("one"), Image("x"))
+    assert servers.prompt().context_images == (Image("x"),)
+    with pytest.raises(ConfigError, match="reads no pictures"):
+        chat_ids(TOKENS, [Message("user", "one", ((0, Image("x")),))])
+
+
+def test_a_template_that_hides_pictures_is_refused() -> None:
+    class Hiding(Reader):
+        image_token = "{nowhere}"
+
+        def apply_chat_template(self, conversation: Any, **kwargs: Any) -> str:
+            return super().apply_chat_template(conversation).replace("{nowhere}", "")
+
+    with pytest.raises(ConfigError, match="does not show pictures"):
+        walk(Conversation(ChatFormat(TOKENS, Hiding()), "S"), "x")
+    with pytest.raises(ConfigError, match="drops a picture"):
+        chat_ids(TOKENS, [Message("user", "one", ((0, Image("x")),))], Hiding())
+
+
+def test_pictures_may_stand_anywhere_in_a_chat() -> None:
+    x, y = Image("x"), Image("y")
+    chat = [Message("user", "ab", ((1, x),)), Message("user", "", ((0, y), (0, x)))]
+    ids = chat_ids(TOKENS, chat, Reader())
+    text = TOKENS.decode([i if i != 3 else ord("*") + 10 for i in ids])
+    assert text == "<start>user:a**xb<end>\n<start>user:**y**x<end>\n<start>assistant:"

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ FULL_TURN = Turn(
     finish_reason="length",
     observation_error="no element 9",
     image=Image("a" * 64, b"png"),
+    prompt_images=(Image("c" * 64), Image("a" * 64)),
     thought="I click.",
     action='click("1")',
     action_error="stale",
@@ -125,7 +127,27 @@ def test_the_types_on_disk() -> None:
     assert str(turn.field("prompt_ids").type) == "list<item: int32>"
     assert str(turn.field("logprobs").type) == "list<item: float>"
     assert str(SCHEMA.field("outcome").type) == "double"
-    assert SCHEMA.metadata == {b"agentgym.schema": b"1"}
+    assert SCHEMA.metadata == {b"agentgym.schema": b"2"}
+
+
+def test_episodes_of_the_first_schema_are_read_as_having_no_pictures_in_their_prompts() -> None:
+    table = to_table([FULL])
+    turns = table["turns"].combine_chunks()
+    flat = turns.flatten()
+    names = [field.name for field in flat.type if field.name != "prompt_images"]
+    older = pa.StructArray.from_arrays([flat.field(name) for name in names], names)
+    column = pa.ListArray.from_arrays(turns.offsets, older)
+    old = table.set_column(table.schema.get_field_index("turns"), "turns", column)
+    (found,) = from_table(old)
+    assert same(found, with_turn(prompt_images=()))
+    mixed = pa.concat_tables([table, old], promote_options="permissive")
+    assert [len(t.turns[0].prompt_images) for t in from_table(mixed)] == [2, 0]
+    names.remove("text")
+    column = pa.ListArray.from_arrays(
+        turns.offsets, pa.StructArray.from_arrays([flat.field(name) for name in names], names)
+    )
+    with pytest.raises(StoreError, match="turns without text"):
+        from_table(table.set_column(table.schema.get_field_index("turns"), "turns", column))
 
 
 def test_derived_columns_are_for_people() -> None:

@@ -189,7 +189,7 @@ def test_other_programs_read_the_files(store: TrajectoryStore) -> None:
     assert frame["turns"][4][1]["logprobs"].dtype == np.float32
     assert frame["turns"][4][1]["text"] == "act 1"
     for path in store.files():
-        assert pq.read_schema(path).metadata[b"agentgym.schema"] == b"1"
+        assert pq.read_schema(path).metadata[b"agentgym.schema"] == b"2"
 
 
 @pytest.mark.slow

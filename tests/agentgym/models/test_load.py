@@ -3,14 +3,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from agentgym.errors import ConfigError, MissingDependencyError
+from agentgym.images import encode_image
 from agentgym.models import load
 from agentgym.models.load import LoadedModel, load_model, save_model
 from agentgym.models.tiny import tiny_model
+from agentgym.models.tiny_vlm import TINY_VLMS
+from agentgym.models.vision import tower
 
 IDS = torch.tensor([[5, 6, 7, 100]])
 
@@ -36,6 +40,23 @@ def test_a_saved_model_loads_as_it_was(tmp_path: Path) -> None:
     assert loaded.name == str(tmp_path / "deep" / "model")
     assert not any(module.training for module in loaded.model.modules())
     assert is_tied(loaded.model)  # stored once and tied again
+
+
+@pytest.mark.parametrize("name", TINY_VLMS)
+def test_a_vision_language_model_keeps_its_processor(name: str, tmp_path: Path) -> None:
+    made = load_model(name, dtype="float32", device="cpu")
+    assert made.vision is not None
+    save_model(made.model, made.tokenizer, tmp_path / "model", made.vision)
+    loaded = load_model(tmp_path / "model", dtype="float32", device="cpu")
+    assert loaded.vision is not None
+    assert type(loaded.model) is type(made.model)
+    image = encode_image(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    was, now = made.vision.read(image), loaded.vision.read(image)
+    assert was.ids.tolist() == now.ids.tolist()
+    assert all(torch.equal(was.inputs[key], now.inputs[key]) for key in was.inputs)
+    assert loaded.vision.chat_template == made.vision.chat_template
+    rows = [tower(m.model, [was])[0].rows for m in (made, loaded)]
+    assert torch.equal(rows[0], rows[1])
 
 
 def test_nothing_is_pickled_and_nothing_is_left_over(tmp_path: Path) -> None:

@@ -1,0 +1,265 @@
+"""Pictures as a vision-language model reads them: placeholders, features and their positions.
+
+A prompt holds, for each picture, the placeholder ids that the model's own processor writes, and a
+picture's features take the place of those ids' embeddings. Which places these are is never guessed
+from the ids alone: a picture's whole run of placeholders is looked for, so that a placeholder
+token that a model happens to sample stays a plain token.
+"""
+
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentgym.errors import ConfigError, ImageError
+from agentgym.images import decode_image
+from agentgym.types import Image, IntArray
+
+_KEPT = 256
+"""Pictures whose tower inputs are kept for the next prompt that shows them."""
+_TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One picture, prepared."""
+
+    sha256: str
+    """Of the PNG file: its identity."""
+    ids: IntArray
+    """(K,) token ids that stand for it in a prompt, tags of tiles and the like included."""
+    slots: IntArray
+    """(S,) which of `ids` its features replace."""
+    inputs: Mapping[str, torch.Tensor]
+    """What the model's ``get_image_features`` takes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What a vision tower makes of one picture."""
+
+    rows: torch.Tensor
+    """(S, d) in the place of the slots' embeddings."""
+    deep: tuple[torch.Tensor, ...] = ()
+    """(S, d) each: added to the hidden states after the first layers, in models that do so."""
+
+
+class Vision:
+    """The processor's side of a vision-language model. Safe to use from several threads.
+
+    Args:
+        processor: a transformers processor with an image processor, a tokenizer and an image token.
+
+    Raises:
+        ConfigError: it has none of these.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        token = getattr(processor, "image_token", None)
+        if not isinstance(token, str) or not hasattr(processor, "image_processor"):
+            raise ConfigError(
+                f"{type(processor).__name__} has no image processor or no image token; pictures "
+                "need a processor as of Idefics3, SmolVLM, Qwen2-VL, Qwen2.5-VL or LLaVA"
+            )
+        self.processor = processor
+        self.tokenizer: Any = processor.tokenizer
+        self.image_token = token
+        self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(token))
+        self._kept: OrderedDict[str, Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Vision":
+        return self  # it holds a lock, and threads may share it
+
+    @property
+    def chat_template(self) -> Any:
+        """The processor's, else its tokenizer's."""
+        own = getattr(self.processor, "chat_template", None)
+        return own or getattr(self.tokenizer, "chat_template", None)
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> str:
+        """Messages, whose contents are lists of parts, as text."""
+        text = self.tokenizer.apply_chat_template(
+            conversation, chat_template=self.chat_template, **kwargs
+        )
+        return str(text)
+
+    def ids(self, image: Image) -> list[int]:
+        """Token ids that stand for a picture in a prompt.
+
+        Raises:
+            ImageError: see `read`.
+        """
+        return [int(token) for token in self.read(image).ids]
+
+    def read(self, image: Image) -> Picture:
+        """A picture, prepared by the model's own processor.
+
+        Raises:
+            ImageError: it comes without its bytes, is no picture, or the processor refuses it.
+        """
+        with self._lock:
+            found = self._kept.get(image.sha256)
+            if found is not None:
+                self._kept.move_to_end(image.sha256)
+                return found
+        picture = self._prepared(image)
+        with self._lock:
+            self._kept[image.sha256] = picture
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return picture
+
+    def _prepared(self, image: Image) -> Picture:
+        from PIL import Image as Pillow
+
+        if image.data is None:
+            raise ImageError(f"picture {image.sha256!r} comes without its bytes; load them first")
+        pixels = decode_image(image.data)
+        try:
+            out = self.processor(
+                images=[[Pillow.fromarray(pixels)]],
+                text=[self.image_token],
+                add_special_tokens=False,
+                return_tensors="pt",
+            )
+        except Exception as error:  # processors raise what they like
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise ImageError(
+                f"the model's processor refuses a picture of {pixels.shape[1]} x "
+                f"{pixels.shape[0]} pixels: {reason:.200}"
+            ) from error
+        ids = out["input_ids"][0].numpy().astype(np.int32)
+        return Picture(
+            image.sha256,
+            ids,
+            np.flatnonzero(ids == self.image_token_id).astype(np.int32),
+            {name: value for name, value in out.items() if name not in _TEXT_INPUTS},
+        )
+
+    def locate(self, ids: IntArray, pictures: Sequence[Picture]) -> list[int]:
+        """Where the placeholders of pictures begin in a prompt, in order.
+
+        Raises:
+            ImageError: the prompt does not hold the placeholders of each, in this order.
+        """
+        ids = np.asarray(ids)
+        starts: list[int] = []
+        begin = 0
+        for number, picture in enumerate(pictures):
+            found = _find(ids, picture.ids, begin)
+            if found is None:
+                raise ImageError(
+                    f"the prompt has no place for picture {number + 1} of {len(pictures)}: its "
+                    f"{len(picture.ids)} placeholder ids are not there; make prompts by `chat`"
+                )
+            starts.append(found)
+            begin = found + len(picture.ids)
+        return starts
+
+    def slots(self, ids: IntArray, pictures: Sequence[Picture]) -> IntArray:
+        """(S,) positions in a prompt that the features of its pictures take, in order."""
+        starts = self.locate(ids, pictures)
+        parts = [p.slots + start for p, start in zip(pictures, starts, strict=True)]
+        return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
+
+
+def _find(ids: Any, pattern: Any, begin: int) -> int | None:
+    """Where `pattern` occurs first in `ids[begin:]`."""
+    last = len(ids) - len(pattern)
+    if last < begin:
+        return None
+    # Placeholders are rare: only where the first one stands can the whole run begin.
+    for start in np.flatnonzero(ids[begin : last + 1] == pattern[0]) + begin:
+        if np.array_equal(ids[start : start + len(pattern)], pattern):
+            return int(start)
+    return None
+
+
+def tower(model: Any, pictures: Sequence[Picture]) -> list[Features]:
+    """Run a model's vision tower, with gradient if it is switched on.
+
+    Args:
+        model: a transformers vision-language model without adapters around it.
+        pictures: prepared by its own processor.
+
+    Returns:
+        For each, its features.
+    """
+    found = []
+    for picture in pictures:
+        inputs = {name: value.to(model.device) for name, value in picture.inputs.items()}
+        out = model.get_image_features(**inputs)
+        rows = _flat(getattr(out, "pooler_output", out))
+        if len(rows) != len(picture.slots):
+            raise ImageError(
+                f"the vision tower gives {len(rows)} features for {len(picture.slots)} places"
+            )
+        deep = tuple(_flat(part) for part in getattr(out, "deepstack_features", None) or ())
+        found.append(Features(rows, deep))
+    return found
+
+
+def _flat(value: Any) -> torch.Tensor:
+    """(S, d) of one picture's features, whatever they are nested in."""
+    if isinstance(value, list | tuple):
+        value = torch.cat([_flat(part) for part in value])
+    tensor: torch.Tensor = value
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def axis_positions(
+    model: Any, vision: Vision, ids: IntArray, pictures: Sequence[Picture], slots: IntArray
+) -> torch.Tensor | None:
+    """Positions on three axes, for models whose pictures have them (M-RoPE).
+
+    Args:
+        model: as for `tower`.
+        vision: its processor's side.
+        ids: (L,) a text.
+        pictures: that it shows.
+        slots: (S,) where they stand; see `Vision.slots`.
+
+    Returns:
+        (3, L) on the CPU, by the model's own rule; `None` for models whose positions are a
+        text's. What follows the text goes on from the highest position.
+    """
+    rule = getattr(getattr(model, "model", None), "get_rope_index", None)
+    if rule is None or not pictures:
+        return None
+    # A placeholder that was sampled is no place of a picture, and the rule must not take it so.
+    plain = np.asarray(ids).copy()
+    plain[plain == vision.image_token_id] = 0
+    plain[slots] = vision.image_token_id
+    tokens = torch.as_tensor(plain[None], dtype=torch.long)
+    arguments: dict[str, Any] = {
+        "mm_token_type_ids": (tokens == vision.image_token_id).int(),
+        "image_grid_thw": torch.cat([p.inputs["image_grid_thw"] for p in pictures]),
+    }
+    known = inspect.signature(rule).parameters
+    found, _ = rule(tokens, **{name: v for name, v in arguments.items() if name in known})
+    positions: torch.Tensor = found[-3:, 0]
+    return positions
+
+
+def stills_only(processor_class: Any) -> Any:
+    """A processor's class without its video side, which needs torchvision even for pictures."""
+
+    def __init__(
+        self: Any,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        processor_class.__init__(
+            self, image_processor, tokenizer, None, chat_template=chat_template, **kwargs
+        )
+
+    # transformers reads a processor's parts off the arguments of its class; the name is saved.
+    return type(processor_class.__name__, (processor_class,), {"__init__": __init__})
