@@ -22,6 +22,7 @@ from agentgym.environments.web.actions import ALL_ACTIONS, perform, rest_mouse
 from agentgym.environments.web.axtree import fetch, flatten_axtree_to_str
 from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.browsergym_actions import ACTIONS, HighLevelActionSet
+from agentgym.environments.web.browsergym_errors import told
 from agentgym.environments.web.dialects import Plan
 from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
 from agentgym.environments.web.marks import overlay_som
@@ -361,10 +362,10 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
             case "upload":
                 return f"Error: {source}: there is no file to choose here", ""
             case name if name in ALL_ACTIONS:
-                return _told(await perform(page, _scaled(call), PageView(())), source), ""
+                return told(await perform(page, _scaled(call), PageView(())), source), ""
             case name if name in INPUT_ACTIONS and self._inputs is not None:
                 said = await self._inputs.perform(_scaled(call), PageView(()))
-                return _told(said, source), ""
+                return told(said, source), ""
         return "", ""
 
     async def _observe(self, page: Page) -> dict[str, Any]:
@@ -514,38 +515,10 @@ def _is_left(page: Page) -> bool:
     return bool(page.left_for) and not page.failure
 
 
-_GONE = re.compile(r'There is no element (".*?")\. Elements:')
-_METHODS = {
-    "drag_and_drop": "Locator.hover",
-    "keyboard_press": "Keyboard.press",
-    "keyboard_down": "Keyboard.down",
-    "keyboard_up": "Keyboard.up",
-}
-_NO_FIELD = "Element is not an <input>, <textarea> or [contenteditable] element"
-
-
 def _printable(text: object) -> str:
     """The text as an observation can hold it: halves of characters become U+FFFD."""
     whole = str(text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return whole[-MAX_TEXT:]
-
-
-def _told(said: str, source: str) -> str:
-    """What BrowserGym says when the engine says this of an action."""
-    if not said:
-        return ""
-    method = _METHODS.get(source, f"Locator.{source}")
-    if match := _GONE.match(said):
-        return f'ValueError: Could not find element with bid "{json.loads(match[1])}"'
-    if said.endswith("is not a text field."):
-        return f"Error: {method}: Error: {_NO_FIELD}"
-    if "is not a list of options." in said:
-        return f"Error: {method}: Error: Element is not a <select> element"
-    if source != "press" and (match := re.match(r"Unknown key '(.*?)'\.", said)):
-        return f'Error: {method}: Unknown key: "{match[1]}"'
-    if said.startswith("Element") or source in ("press", "select_option"):
-        return f"TimeoutError: {method}: Timeout 500ms exceeded.\n{said}"
-    return f"Error: {method}: {said}"
 
 
 class _Any(gym.Space[Any]):

@@ -8,19 +8,15 @@ from typing import Any, Protocol
 from agentgym.actions import MAX_TEXT, ActionCall, ActionSet, ActionSpec, Parameter
 from agentgym.environments.web.actions import action_set
 from agentgym.environments.web.inputs import INPUT_ACTIONS
-from agentgym.environments.web.open import ENDINGS
-from agentgym.environments.web.session import TAB_ACTIONS
+from agentgym.environments.web.session import ENDINGS, TAB_ACTIONS
+from agentgym.environments.web.uploads import UPLOAD
 from agentgym.environments.web.view import PageView
 from agentgym.errors import ActionParseError, UnknownNameError
 
 # ---- the calls that plans are made of -------------------------------------------------------
 
 
-def upload(element: str, files: list[str]) -> None:
-    """Choose files for a file field."""
-
-
-SESSION_ACTIONS = ActionSet([*TAB_ACTIONS.values(), *ENDINGS.values(), upload])
+SESSION_ACTIONS = ActionSet([*TAB_ACTIONS.values(), *ENDINGS.values(), UPLOAD])
 """What a page alone cannot do: addresses, tabs, talking. Environments carry out what they can."""
 
 VOCABULARY = ActionSet([*action_set().values(), *INPUT_ACTIONS.values(), *SESSION_ACTIONS.values()])

@@ -60,7 +60,7 @@
       if (!element?.isConnected) continue;
       for (const listeners of heard.get(element).values()) {
         if (listeners.size) {
-          dispatchEvent.call(element, new Event("agentgym:listens"));
+          dispatchEvent.call(element, new Event("agentgym:listens", { composed: true }));
           break;
         }
       }

@@ -57,6 +57,78 @@
   const isEditor = (element) =>
     element.isContentEditable && !element.parentElement?.isContentEditable;
   const round = (v) => Math.round(v * 10) / 10;
+  const SVG = "http://www.w3.org/2000/svg";
+
+  // ---- frames and shadow trees -------------------------------------------------------------------
+
+  // The document inside a frame; null for an element that is none, or of another origin.
+  const inside = (element, tag) => (tag === "iframe" || tag === "frame" ? element.contentDocument : null);
+
+  // What is drawn as an element's content: of its shadow tree, or what a slot is filled with.
+  function drawn(element, tag) {
+    if (element.shadowRoot) return element.shadowRoot.childNodes;
+    const filled = tag === "slot" ? element.assignedNodes() : [];
+    return filled.length ? filled : element.childNodes;
+  }
+
+  const isActiveElement = (element) => {
+    const root = element.getRootNode();
+    return element === root.activeElement && element !== element.ownerDocument.body;
+  };
+
+  // What has the focus, in whatever frame or shadow tree it is.
+  function activeElement() {
+    let active = document.activeElement;
+    for (;;) {
+      const deeper = active?.shadowRoot?.activeElement || active?.contentDocument?.activeElement;
+      if (!deeper) return active;
+      active = deeper;
+    }
+  }
+
+  // Where the content of a frame begins, in the document around it.
+  function corner(frame) {
+    const r = frame.getBoundingClientRect();
+    const style = getComputedStyle(frame);
+    return {
+      x: r.left + frame.clientLeft + parseFloat(style.paddingLeft),
+      y: r.top + frame.clientTop + parseFloat(style.paddingTop),
+    };
+  }
+
+  // A point of an element's document in the page's viewport.
+  function outside(element, x, y) {
+    for (let f = element.ownerDocument.defaultView?.frameElement; f; f = f.ownerDocument.defaultView?.frameElement) {
+      const at = corner(f);
+      [x, y] = [x + at.x, y + at.y];
+    }
+    return { x, y };
+  }
+
+  // The innermost element at a point of the viewport, through shadow trees and frames.
+  function topAt(x, y) {
+    let top = document.elementFromPoint(x, y);
+    while (top) {
+      let deeper = top.shadowRoot?.elementFromPoint(x, y);
+      const page = inside(top, top.localName);
+      if (page) {
+        const at = corner(top);
+        [x, y] = [x - at.x, y - at.y];
+        deeper = page.elementFromPoint(x, y);
+      }
+      if (!deeper || deeper === top) break;
+      top = deeper;
+    }
+    return top;
+  }
+
+  // Whether one element is drawn inside another one.
+  function holds(element, inner) {
+    for (let e = inner; e; e = e.assignedSlot || e.parentElement || e.getRootNode().host) {
+      if (e === element) return true;
+    }
+    return false;
+  }
 
   function idOf(element) {
     let id = ids.get(element);
@@ -111,7 +183,7 @@
 
   function byReference(element) {
     const named = (element.getAttribute("aria-labelledby") || "").split(/\s+/);
-    return named.map((id) => (id ? document.getElementById(id)?.textContent : "")).join(" ");
+    return named.map((id) => (id ? element.getRootNode().getElementById?.(id)?.textContent : "")).join(" ");
   }
 
   function fieldName(element) {
@@ -181,7 +253,7 @@
   function statesOf(element, tag) {
     const states = [];
     const aria = (name) => element.getAttribute(`aria-${name}`);
-    if (element === document.activeElement && element !== document.body) states.push("focused");
+    if (isActiveElement(element)) states.push("focused");
     if (element.checked === true || aria("checked") === "true") states.push("checked");
     if (element.disabled === true || aria("disabled") === "true") states.push("disabled");
     if (element.readOnly === true && isField(tag)) states.push("readonly");
@@ -237,7 +309,8 @@
 
   // What an element cuts off its content: for good (`cut`) or until scrolled (`port`).
   function clipped(space, element, style) {
-    if (element === document.body || element === document.documentElement) return space;
+    const page = element.ownerDocument;
+    if (element === page.body || element === page.documentElement) return space;
     const over = style.overflow;
     let { cut, port, inner } = space;
     if (over !== "visible") {
@@ -247,7 +320,7 @@
     }
     const positioned = style.position !== "static";
     return {
-      cut, port, inner,
+      cut, port, inner, frame: space.frame,
       absCut: positioned ? cut : space.absCut,
       absPort: positioned ? port : space.absPort,
     };
@@ -255,15 +328,16 @@
 
   // ---- the look -----------------------------------------------------------------------------------
 
-  function listeningElements() {
+  function listeningElements(page = document) {
     const found = new Set();
     const collect = (event) => {
       event.stopImmediatePropagation();
-      found.add(event.target);
+      found.add(event.composedPath()[0]);
     };
-    window.addEventListener("agentgym:listens", collect, true);
-    document.dispatchEvent(new Event("agentgym:ask"));
-    window.removeEventListener("agentgym:listens", collect, true);
+    const view = page.defaultView;
+    view.addEventListener("agentgym:listens", collect, true);
+    page.dispatchEvent(new Event("agentgym:ask"));
+    view.removeEventListener("agentgym:listens", collect, true);
     return found;
   }
 
@@ -273,7 +347,13 @@
       this.text = null; // the line of plain text being gathered
       this.listening = listeningElements();
       this.labels = new Set();
-      for (const field of document.querySelectorAll("input, select, textarea")) {
+      this.left = this.top = 0; // where the document that is read begins, in the viewport
+      this.enter(document);
+    }
+
+    // Note the labels of a document or shadow tree, which need no line of their own.
+    enter(root) {
+      for (const field of root.querySelectorAll("input, select, textarea")) {
         if (field.checkVisibility({ visibilityProperty: true })) {
           for (const label of labelsOf(field)) this.labels.add(label);
         }
@@ -287,7 +367,7 @@
       const name = squash(text.parts.join("")).replace(/^[|\s]+|[|\s]+$/g, "");
       if (name) {
         const b = text.box;
-        const box = [b.left, b.top, b.right - b.left, b.bottom - b.top].map(round);
+        const box = [b.left + this.left, b.top + this.top, b.right - b.left, b.bottom - b.top].map(round);
         this.out.push(["", "text", name, "", "#text", text.depth, text.states, [], box, []]);
       }
     }
@@ -296,7 +376,7 @@
       const states = statesOf(element, tag);
       if (!overlaps(solid(rect), space.port)) states.push("offscreen");
       const options = tag === "select" ? [...element.options].map((o) => squash(o.label)) : [];
-      const box = [rect.x, rect.y, rect.width, rect.height].map(round);
+      const box = [rect.x + this.left, rect.y + this.top, rect.width, rect.height].map(round);
       const line = [
         element, role || "clickable", name, valueOf(element, tag), tag, depth, states, options,
         box, attributesOf(element),
@@ -334,7 +414,7 @@
       if (style.display === "none") return;
       if (style.opacity === "0" && !isField(tag)) return;
       if (style.position === "absolute") space = { ...space, cut: space.absCut, port: space.absPort };
-      if (style.position === "fixed") space = viewSpace();
+      if (style.position === "fixed") space = viewSpace(space.frame);
       const inline = style.display.startsWith("inline") || style.display === "contents";
       const cell = style.display === "table-cell";
       if (!inline && !cell && !owner) this.flush();
@@ -343,7 +423,7 @@
 
       let inner = owner;
       let line = null;
-      const shape = element instanceof SVGElement && SHAPES.has(tag);
+      const shape = SHAPES.has(tag) && element.namespaceURI === SVG;
       if (shape && owner) return; // part of an icon
       const role = roleOf(element, tag);
       if (
@@ -364,7 +444,7 @@
           this.add(element, tag, role, fieldName(element), depth, rect, space);
           return;
         }
-        if (seen && element !== document.body) {
+        if (seen && element !== element.ownerDocument.body) {
           this.flush();
           line = this.add(element, tag, role, "", depth, rect, space);
           if (role !== "drawing") inner = { parts: [] };
@@ -372,8 +452,13 @@
       } else if (this.labels.has(element)) {
         inner = { parts: [] }; // dropped: the field has it as its name
       }
+      if (tag === "iframe" || tag === "frame") {
+        this.frame(element, tag, depth, style, space);
+        return;
+      }
       const mark = this.out.length;
-      this.children(element, line ? depth + 1 : depth, style, clipped(space, element, style), inner);
+      if (element.shadowRoot) this.enter(element.shadowRoot);
+      this.children(element, tag, line ? depth + 1 : depth, style, clipped(space, element, style), inner);
       if (line) this.name(line, element, style, inner, mark);
       if (!inline && !cell && !owner) this.flush();
     }
@@ -395,8 +480,36 @@
       line[2] = told || bareName(element, style);
     }
 
-    children(element, depth, style, space, owner) {
-      for (const child of element.childNodes) {
+    // What a frame shows; one of another origin can only be told to be there.
+    frame(element, tag, depth, style, space) {
+      const rect = element.getBoundingClientRect();
+      if (style.visibility !== "visible" || !canShow(rect, space)) return;
+      this.flush();
+      const page = inside(element, tag);
+      if (!page) {
+        const name = squash(element.title || element.name || element.src);
+        const line = this.add(element, tag, "frame", name, depth, rect, space);
+        line[0] = null;
+        return;
+      }
+      if (!page.body) return;
+      const at = corner(element);
+      const own = { left: 0, top: 0, right: element.clientWidth, bottom: element.clientHeight };
+      const port = { left: space.port.left - at.x, top: space.port.top - at.y,
+        right: space.port.right - at.x, bottom: space.port.bottom - at.y };
+      const seen = meet(own, port);
+      const before = [this.left, this.top, this.listening];
+      [this.left, this.top] = [this.left + at.x, this.top + at.y];
+      this.listening = listeningElements(page);
+      this.enter(page);
+      const inner = { cut: EVERYWHERE, port: seen, inner: true, absCut: EVERYWHERE, absPort: seen, frame: seen };
+      this.walk(page.body, depth, null, inner, null);
+      this.flush();
+      [this.left, this.top, this.listening] = before;
+    }
+
+    children(element, tag, depth, style, space, owner) {
+      for (const child of drawn(element, tag)) {
         if (child.nodeType === Node.ELEMENT_NODE) this.walk(child, depth, style, space, owner);
         else if (child.nodeType === Node.TEXT_NODE) {
           if (!child.data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
@@ -406,17 +519,18 @@
     }
   }
 
-  function viewSpace() {
-    const port = { left: 0, top: 0, right: innerWidth, bottom: innerHeight };
-    return { cut: EVERYWHERE, port, inner: false, absCut: EVERYWHERE, absPort: port };
+  // What can be seen through a document's window; `frame` is what can be seen of a frame's.
+  function viewSpace(frame) {
+    const port = frame || { left: 0, top: 0, right: innerWidth, bottom: innerHeight };
+    return { cut: EVERYWHERE, port, inner: Boolean(frame), absCut: EVERYWHERE, absPort: port, frame };
   }
 
   function look() {
     const view = new Look();
     if (document.body) view.walk(document.body, 0, null, viewSpace(), null);
     view.flush();
-    for (const line of view.out) if (line[0]) line[0] = idOf(line[0]);
-    const active = document.activeElement;
+    for (const line of view.out) line[0] = line[0] ? idOf(line[0]) : "";
+    const active = activeElement();
     return {
       elements: view.out,
       url: location.href,
@@ -429,12 +543,12 @@
 
   function find(id) {
     const element = byId.get(id)?.deref();
-    return element?.isConnected ? element : null;
+    return element?.isConnected && element.ownerDocument.defaultView ? element : null;
   }
 
   function reaches(element, top) {
     if (!top) return false;
-    return element.contains(top) || top.closest("label")?.control === element;
+    return holds(element, top) || top.closest("label")?.control === element;
   }
 
   // A point where a click arrives at the element: the middle if possible, else any that does.
@@ -445,8 +559,8 @@
         [0.5, 0.5], [0.5, 0.25], [0.5, 0.75], [0.25, 0.5], [0.75, 0.5], [0.25, 0.25], [0.75, 0.75],
         [0.25, 0.75], [0.75, 0.25], [0.1, 0.5], [0.9, 0.5], [0.5, 0.1], [0.5, 0.9],
       ]) {
-        const [x, y] = [r.x + r.width * fx, r.y + r.height * fy];
-        if (reaches(element, document.elementFromPoint(x, y))) return { x, y };
+        const { x, y } = outside(element, r.x + r.width * fx, r.y + r.height * fy);
+        if (reaches(element, topAt(x, y))) return { x, y };
       }
     }
     return null;
@@ -466,10 +580,10 @@
     if (!element.checkVisibility({ visibilityProperty: true }) || (r.width === 0 && r.height === 0)) {
       return { problem: "hidden" };
     }
-    const [x, y] = [r.x + r.width / 2, r.y + r.height / 2];
-    let top = document.elementFromPoint(x, y);
+    const { x, y } = outside(element, r.x + r.width / 2, r.y + r.height / 2);
+    let top = topAt(x, y);
     // Without pointer events of its own, a click goes to what is around it: as for a person.
-    if (top?.contains(element)) return { x, y, problem: "" };
+    if (top && holds(top, element)) return { x, y, problem: "" };
     while (top && !ids.has(top)) top = top.parentElement;
     return { problem: "covered", by: top ? ids.get(top) : "" };
   }
@@ -505,7 +619,7 @@
       return "done";
     }
     if (field) element.select();
-    else getSelection().selectAllChildren(element);
+    else element.ownerDocument.getSelection().selectAllChildren(element);
     return "";
   }
 
@@ -549,9 +663,9 @@
   }
 
   function selection() {
-    const a = document.activeElement;
+    const a = activeElement();
     if (a && typeof a.selectionStart === "number") return a.value.slice(a.selectionStart, a.selectionEnd);
-    return String(getSelection());
+    return String((a?.ownerDocument || document).getSelection());
   }
 
   // While the mouse drags, Chromium scrolls in real time: what it scrolled is put back afterwards.

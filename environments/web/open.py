@@ -1,6 +1,5 @@
 """agentgym/web.open-v0: any start address and any goal, for tasks that only a judge can score."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,36 +9,22 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from agentgym.actions import SYNTAXES, ActionCall, ActionSet, ActionSpec
+from agentgym.actions import ActionCall
 from agentgym.core import AgentEnv
-from agentgym.environments.web.actions import ALL_ACTIONS, action_set, sample_call
 from agentgym.environments.web.browser import Browser
+from agentgym.environments.web.dialects import Plan
+from agentgym.environments.web.difference import observation_text
+from agentgym.environments.web.faces import face_of, style_of
 from agentgym.environments.web.guard import Guard
-from agentgym.environments.web.session import TAB_ACTIONS, Dialogs, Session
-from agentgym.environments.web.text import render
+from agentgym.environments.web.marks import draw_marks, marks_of, texts_of
+from agentgym.environments.web.session import ENDINGS, Dialogs, Session
+from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
 from agentgym.spaces import ActionText, observation_space
 from agentgym.types import ImageArray, Observation
 
-MAX_TITLE = 80
-MAX_URL = 300
-MIN_CHARS = 500
 _DOWN = ("HTTP 5", "net::ERR_CONNECTION_", "net::ERR_EMPTY_", "net::ERR_TIMED_OUT")
-
-
-def answer(text: str) -> None:
-    """End the task with an answer; empty if it asked for none."""
-
-
-def infeasible(reason: str) -> None:
-    """End the task because it cannot be done."""
-
-
-ENDINGS: Mapping[str, ActionSpec] = {
-    f.__name__: ActionSpec.from_function(f) for f in (answer, infeasible)
-}
-ACTIONS: tuple[str, ...] = (*ALL_ACTIONS, *TAB_ACTIONS, *ENDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +52,17 @@ class OpenWebEnv(AgentEnv):
     run in real time, so episodes are as repeatable as the sites are.
 
     ## Action Space
-    Text with one call of `ACTIONS`: those of a page (see `actions`), of tabs and history (see
-    `session`), and ``answer(text)`` or ``infeasible(reason)``, which end the episode.
+    Text in one of four languages, by the argument `dialect` (see `faces`). ``agentgym``: one call
+    of `faces.ACTIONS`, those of a page (see `actions`), of tabs and history (see `session`), and
+    ``answer(text)`` or ``infeasible(reason)``, which end the episode. ``browsergym``, ``webarena``
+    and ``webrl``: the actions of these projects, see `dialects`; what they have for the last words
+    ends the episode.
 
     ## Observation Space
     `goal` in words; `text`: a line with the tabs, one with the address, notes about dialogs, then
-    one line per element, ``[id] role "name" value="..." states``; `error` about the last action;
-    `image`, (H, W, 3), if made with ``images=True``.
+    one line per element, ``[id] role "name" value="..." states``, or what the dialect shows;
+    `error` about the last action, in the dialect's words; `image`, (H, W, 3), if made with
+    ``images=True``.
 
     ## Rewards
     Always 0: whether the goal was reached only a judge can tell.
@@ -105,17 +94,20 @@ class OpenWebEnv(AgentEnv):
         start_url: str = "",
         goal: str = "",
         allowed_hosts: Sequence[str] | None = None,
-        actions: Sequence[str] = ACTIONS,
-        action_syntax: str = "python",
-        max_chars: int = 8000,
-        coordinates: bool = False,
+        dialect: str = "agentgym",
+        actions: Sequence[str] | None = None,
+        action_syntax: str = "",
+        difference: bool = False,
         images: bool = False,
+        marks: bool = False,
         size: tuple[int, int] = (1280, 720),
         render_mode: str | None = None,
         locale: str = "en-US",
         geolocation: tuple[float, float] | None = None,
         storage_state: Path | str | None = None,
         dialogs: Dialogs = "accept",
+        uploads: Mapping[str, bytes] | Path | str | None = None,
+        **style: Any,
     ) -> None:
         """Set up; Chromium starts with the first `reset`.
 
@@ -123,46 +115,58 @@ class OpenWebEnv(AgentEnv):
             start_url: where an episode begins; here or in the options of `reset`.
             goal: what the agent is told; here or in the options of `reset`.
             allowed_hosts: what it may open, see `guard.Site.read`; by default the start's own host.
-            actions: names of the actions to offer, out of `ACTIONS`.
-            action_syntax: one of `agentgym.actions.SYNTAXES`.
-            max_chars: of the observation's text.
-            coordinates: lines tell where each element is, ``@x,y`` in pixels.
+            dialect: the language of actions and text, one of `faces.FACES`.
+            actions: names of the actions to offer, out of `faces.OFFERED`; with "browsergym" names
+                of its subsets.
+            action_syntax: one of `agentgym.actions.SYNTAXES`; other dialects than our own have
+                one of their own, or "json" for tool calls.
+            difference: the text is what changed since the last one, where that is shorter.
             images: observations carry a picture.
+            marks: with the elements' boxes and ids drawn on it (``dialect="agentgym"`` only).
             size: (width, height) of the viewport in CSS pixels.
             render_mode: ``rgb_array``, ``ansi`` or nothing.
             locale: language that the browser asks for.
             geolocation: (latitude, longitude) told to pages that ask.
             storage_state: Playwright's file of cookies and local storage, to be logged in.
             dialogs: ``accept`` or ``dismiss`` what pages ask with `confirm` and `prompt`.
+            uploads: files that the agent may choose for file fields: names with bytes, or a folder.
+                No other file of the machine is in its reach.
+            style: fields of `faces.Style`: what of a page is shown (``max_chars``, ``max_tokens``,
+                ``head``, ``coordinates``, ``boxes``, ``viewport_only``).
 
         Raises:
-            UnknownNameError: there is no such action.
+            UnknownNameError: there is no such dialect, action or argument.
             ConfigError: another argument is wrong.
         """
-        if action_syntax not in SYNTAXES:
-            raise ConfigError(f"action_syntax must be one of {SYNTAXES}, got {action_syntax!r}")
         modes = (None, *self.metadata["render_modes"])
         if render_mode not in modes:
             raise ConfigError(f"render_mode must be one of {modes}, got {render_mode!r}")
-        if max_chars < MIN_CHARS:
-            raise ConfigError(f"max_chars must be at least {MIN_CHARS}, got {max_chars!r}")
+        if marks and (dialect != "agentgym" or not images):
+            raise ConfigError("marks needs images=True and dialect='agentgym'")
+        self.uploads = None if uploads is None else Uploads(uploads)
+        self.face = face_of(
+            dialect,
+            style_of(style),
+            actions=actions,
+            syntax=action_syntax,
+            uploads=uploads is not None,
+        )
+        """How pages look to the agent, and what its words mean."""
         self.start_url = start_url
         self.goal = goal
         self.allowed_hosts = allowed_hosts
         self.images = images
-        self.max_chars = max_chars
-        self.coordinates = coordinates
+        self.marks = marks
+        self.difference = difference
         self.size = (int(size[0]), int(size[1]))
         self.render_mode = render_mode
         self.storage_state = storage_state
-        self.action_set = _actions(actions)
-        self.action_syntax = action_syntax
+        self.action_set = self.face.action_set
+        self.action_syntax = self.face.syntax
         picture = (self.size[1], self.size[0]) if images else None
         self.observation_space = observation_space(image_size=picture)
-        self.action_space = ActionText(self.action_set, action_syntax, sampler=self._sample)
+        self.action_space = ActionText(self.action_set, self.action_syntax, sampler=self._sample)
         self.diagnostics: dict[str, Any] = {}
-        self.view = PageView(())
-        """What the current tab showed last."""
         self.session: Session | None = None
         """The browsing session of the episode, for tools that look behind it."""
         self._browsing: dict[str, Any] = {
@@ -170,9 +174,8 @@ class OpenWebEnv(AgentEnv):
             "geolocation": geolocation,
             "dialogs": dialogs,
         }
-        self._page_actions = [name for name in self.action_set if name in ALL_ACTIONS]
         self._visit = Visit("", (), (), frozenset(), self.size)
-        self._text = ""
+        self._text = self._shown = ""  # the page as text, and what the agent was given of it
         self._image: ImageArray | None = None
         self._running = False
 
@@ -232,7 +235,9 @@ class OpenWebEnv(AgentEnv):
             storage_state=visit.storage_state,
             **self._browsing,
         )
+        session.uploads = self.uploads
         self._visit = visit
+        self._text = ""
         session.run(session.start(visit.start_urls))
         session.begin()
         session.run(self._look(session))
@@ -251,24 +256,34 @@ class OpenWebEnv(AgentEnv):
         session = self.session
         if not self._running or session is None:
             raise EpisodeOverError("the episode is over, or none has begun; call reset()")
-        reading = self.action_set.read(action, self.action_syntax)
-        call, info = reading.call, reading.info()
+        plan = self.face.plan(action)
         self._running = False  # unless all goes well
-        if call is not None and call.name in ENDINGS:
-            (text,) = call.arguments.values()
-            reward, more = self.finish(session, call)
-            info |= {"answer": text, "infeasible": call.name == "infeasible", **more}
-            return self._observation(""), reward, True, False, info
         started = time.perf_counter()
-        error, settled = session.run(self._act(session, call))
+        error, settled, ending = session.run(self._act(session, plan))
         self.diagnostics["step_s"] = time.perf_counter() - started
         self._check_home(session)
-        told = [reading.error or error, *session.problems]
-        info["action_error"] = " ".join(dict.fromkeys(filter(None, told)))
-        info |= {"url": self.view.url, "settled": settled}
-        info["events"] = [*session.problems, *session.notes]
-        self._running = True
-        return self._observation(info["action_error"]), 0.0, False, False, info
+        told = " ".join(dict.fromkeys(filter(None, [error, *session.problems])))
+        info: dict[str, Any] = {
+            "action": "; ".join(map(str, plan.calls)),
+            "action_error": told,
+            "parsed": bool(plan.calls),
+            "thought": plan.thought,
+            "url": self.view.url,
+            "settled": settled,
+            "events": [*session.problems, *session.notes],
+        }
+        if ending is None:
+            self._running = True
+            return self._observation(told), 0.0, False, False, info
+        reward, more = self.finish(session, ending)
+        (text,) = ending.arguments.values()
+        info |= {"answer": text, "infeasible": ending.name == "infeasible", **more}
+        return self._observation(told), reward, True, False, info
+
+    @property
+    def view(self) -> PageView:
+        """What the current tab showed last, as far as the dialect looks."""
+        return self.face.view
 
     def render(self) -> Any:
         """The page as text (``ansi``) or as an (H, W, 3) picture (``rgb_array``).
@@ -293,34 +308,37 @@ class OpenWebEnv(AgentEnv):
 
     # ---- parts -------------------------------------------------------------------------------
 
-    async def _act(self, session: Session, call: ActionCall | None) -> tuple[str, str]:
-        """Carry out a call; returns what was wrong with it, and how the page came to rest."""
-        error = ""
-        if call is None:
-            session.begin()
-        else:
-            error = await session.act(call, self.view)
-        settled = await session.settle()
+    async def _act(self, session: Session, plan: Plan) -> tuple[str, str, ActionCall | None]:
+        """Carry out a plan, up to its first call that fails or ends the episode.
+
+        Returns:
+            What was wrong, how the page came to rest, and the call that ends the episode.
+        """
+        session.begin()
+        settled = ""
+        for call, source in zip(plan.calls, plan.sources, strict=True):
+            if call.name in ENDINGS:
+                if settled:
+                    await self._look(session)
+                return "", settled, call
+            said = await session.act(call, self.view)
+            settled = await session.settle()
+            if said:
+                await self._look(session)
+                return self.face.told(said, source), settled, None
+        settled = settled or await session.settle()
         await self._look(session)
-        return error, settled
+        return plan.error, settled, None
 
     async def _look(self, session: Session) -> None:
-        self.view = await session.look()
-        tabs = await session.tab_list(self.view)
-        current = session.tabs.index(session.current)
-        head = [
-            " | ".join(
-                f"Tab {i}{' (current)' if i == current else ''}: {_title(title)}"
-                for i, (_, title) in enumerate(tabs)
-            ),
-            f"URL: {_cut(self.view.url, MAX_URL)}",
-            *(f"Note: {_cut(note, MAX_URL)}" for note in session.notes),
-        ]
-        top = "\n".join(head)[: self.max_chars // 2]
-        body = render(self.view, self.max_chars - len(top) - 2, coordinates=self.coordinates)
-        self._text = f"{top}\n\n{body}"
+        before = self._text
+        self._text = await self.face.look(session)
+        self._shown = observation_text(before, self._text) if self.difference else self._text
         if self.images:
-            self._image = self._fitting(await session.photograph())
+            image = await session.photograph()
+            if self.marks:
+                image = draw_marks(image, marks_of(self.view), texts=texts_of(self.view))
+            self._image = self._fitting(image)
 
     def _check_home(self, session: Session) -> None:
         """Raise if the last action met a host that is there no more, and should be."""
@@ -338,23 +356,14 @@ class OpenWebEnv(AgentEnv):
         return fitting
 
     def _observation(self, error: str) -> Observation:
-        observation = Observation(goal=self._visit.goal, text=self._text, error=error)
+        observation = Observation(goal=self._visit.goal, text=self._shown, error=error)
         if self._image is not None:
             observation["image"] = self._image
         return observation
 
     def _sample(self, rng: np.random.Generator) -> str:
-        name = list(self.action_set)[int(rng.integers(len(self.action_set)))]
-        words = self._visit.goal.split() or ["text"]
-        if name in self._page_actions:
-            call = sample_call(action_set([name]), self.view, rng, words=words)
-        else:
-            word = words[int(rng.integers(len(words)))]
-            start = next(iter(self._visit.start_urls), "about:blank")
-            values = {"url": start, "index": 0, "text": word, "reason": word}
-            spec = self.action_set[name]
-            call = ActionCall(name, {p.name: values[p.name] for p in spec.parameters})
-        return self.action_set.format(call, self.action_syntax)
+        start = next(iter(self._visit.start_urls), "about:blank")
+        return self.face.sample(rng, self._visit.goal.split() or ["text"], start)
 
 
 def origin(url: str) -> str:
@@ -376,22 +385,3 @@ def origin(url: str) -> str:
         raise ConfigError(f"{url!r} is no http or https address")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}{port}"
-
-
-def _actions(names: Sequence[str]) -> ActionSet:
-    for name in names:
-        if name not in ACTIONS:
-            raise UnknownNameError("action", name, ACTIONS)
-    if not any(name in ENDINGS for name in names):
-        raise ConfigError(f"the agent needs one of {tuple(ENDINGS)} to end an episode")
-    page = [name for name in names if name in ALL_ACTIONS]
-    specs: dict[str, ActionSpec] = {**(action_set(page) if page else {}), **TAB_ACTIONS, **ENDINGS}
-    return ActionSet([specs[name] for name in names])
-
-
-def _title(text: str) -> str:
-    return json.dumps(_cut(" ".join(text.split()), MAX_TITLE), ensure_ascii=False)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from agentgym.actions import ActionCall, ActionSpec
 from agentgym.environments.web.actions import perform
 from agentgym.environments.web.browser import START_TIMEOUT_S, Browser, new_context
 from agentgym.environments.web.guard import BLANK, Gate, Guard
+from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
 from agentgym.environments.web.page import CLOSE_TIMEOUT_S, image_of, one_line, quietly, script
 from agentgym.environments.web.tab import LOAD_S, NETWORK_S, Tab
+from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
 from agentgym.errors import BrowserError, ConfigError
 from agentgym.types import ImageArray
@@ -74,6 +77,20 @@ TAB_ACTIONS: Mapping[str, ActionSpec] = {
 }
 
 
+def answer(text: str) -> None:
+    """End the task with an answer; empty if it asked for none."""
+
+
+def infeasible(reason: str) -> None:
+    """End the task because it cannot be done."""
+
+
+ENDINGS: Mapping[str, ActionSpec] = {
+    f.__name__: ActionSpec.from_function(f) for f in (answer, infeasible)
+}
+"""What ends an episode; carried out by environments."""
+
+
 # ---- how it is done -------------------------------------------------------------------------
 
 
@@ -109,6 +126,9 @@ class Session:
         self._targets: list[str] = []  # of live tabs, oldest first; some may not be in `tabs` yet
         self._empty: list[str] = []  # targets whose only document was refused
         self._dialog_count = 0
+        self._inputs: WeakKeyDictionary[Tab, Inputs] = WeakKeyDictionary()
+        self.uploads: Uploads | None = None
+        """The files that may be chosen for file fields."""
         context.on("dialog", self._dialog_opened)
 
     @classmethod
@@ -204,12 +224,15 @@ class Session:
             tab.unreachable = None
 
     async def act(self, call: ActionCall, view: PageView) -> str:
-        """Carry out a call on the current tab, or on the tabs; then wait until it is quiet.
+        """Carry out a call on the current tab, or on the tabs. `begin` comes before the first.
+
+        Args:
+            call: of `actions`, `inputs`, `TAB_ACTIONS`, or `uploads.upload`.
+            view: what the agent saw; errors tell which elements it could have named.
 
         Returns:
             What was wrong with the call, said for the agent; empty if it was carried out.
         """
-        self.begin()
         tab, error = self.current, ""
         try:
             if call.name in TAB_ACTIONS:
@@ -218,7 +241,7 @@ class Session:
                 error = await perform(tab, call, view)
                 await asyncio.sleep(0.0 if error else call.arguments["seconds"])
             else:
-                error = await tab.attempt("The action", perform(tab, call, view), ACTION_S)
+                error = await tab.attempt("The action", self._perform(tab, call, view), ACTION_S)
         except BrowserError as problem:
             if not tab.failure:  # a new document came in between
                 return f"The page changed before this was done ({one_line(problem)})."
@@ -245,10 +268,27 @@ class Session:
 
     async def look(self) -> PageView:
         """What the current tab shows; empty if it cannot be looked at."""
+        view = await self.read("Looking at the page", Tab.look)
+        return view or PageView((), url=(await self.current.summary())[0])
+
+    async def photograph(self) -> ImageArray:
+        """(H, W, 3) RGB of the current tab; black if it cannot be looked at."""
+        png = await self.read("The picture", Tab.photograph)
+        if png is None:
+            return np.zeros((self.size[1], self.size[0], 3), dtype=np.uint8)
+        return image_of(png, self.size)
+
+    async def read(self, what: str, of: Callable[[Tab], Coroutine[Any, Any, T]]) -> T | None:
+        """What a coroutine finds out about the current tab; None if the tab cannot be read.
+
+        Args:
+            what: begins a sentence for the agent: "Looking at the page".
+            of: makes the coroutine.
+        """
         tab = self.current
         for _ in range(2):
             try:
-                return await tab.attempt("Looking at the page", tab.look(), ACTION_S)
+                return await tab.attempt(what, of(tab), ACTION_S)
             except BrowserError as problem:
                 if tab.failure:
                     await self._lose(tab, problem)
@@ -256,21 +296,7 @@ class Session:
                 await self._rest()  # a new document came meanwhile
         self.problems += tab.told
         tab.told = []
-        return PageView((), url=(await self.current.summary())[0])
-
-    async def photograph(self) -> ImageArray:
-        """(H, W, 3) RGB of the current tab; black if it cannot be looked at."""
-        tab = self.current
-        for _ in range(2):
-            try:
-                png = await tab.attempt("The picture", tab.photograph(), ACTION_S)
-                return image_of(png, self.size)
-            except BrowserError as problem:
-                if tab.failure:
-                    await self._lose(tab, problem)
-                    break
-                await self._rest()
-        return np.zeros((self.size[1], self.size[0], 3), dtype=np.uint8)
+        return None
 
     async def tab_list(self, view: PageView) -> list[tuple[str, str]]:
         """Address and title of each tab; the current one's are the view's."""
@@ -308,6 +334,20 @@ class Session:
             self.tabs.remove(tab)
             self.current = current
             self._gate.close_tab(tab.id)
+
+    async def _perform(self, tab: Tab, call: ActionCall, view: PageView) -> str:
+        if call.name == "upload":
+            return await self._upload(tab, **call.arguments)
+        if call.name not in INPUT_ACTIONS:
+            return await perform(tab, call, view)
+        if tab not in self._inputs:
+            self._inputs[tab] = Inputs(tab)
+        return await self._inputs[tab].perform(call, view)
+
+    async def _upload(self, tab: Tab, element: str, files: Sequence[str]) -> str:
+        if self.uploads is None:
+            return "There are no files to choose."
+        return await self.uploads.choose(tab, element, files)
 
     # ---- the tab actions ---------------------------------------------------------------------
 

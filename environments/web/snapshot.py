@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,22 +211,28 @@ def stable(dom: dict[str, Any], tree: dict[str, Any]) -> None:
         for index, backend in enumerate(given):
             given[index] = backends.setdefault(backend, len(backends) + 1)
         dom["strings"][document["frameId"]] = f"frame {number}"
-    ids: dict[str, str] = {}
+    numbered(tree.get("nodes", ()))
     frames: dict[str, str] = {}
     for node in tree.get("nodes", ()):
-        for one in (node["nodeId"], *node.get("childIds", ())):
-            ids.setdefault(one, str(len(ids) + 1))
-    for node in tree.get("nodes", ()):
-        node["nodeId"] = ids[node["nodeId"]]
-        node["childIds"] = [ids[child] for child in node.get("childIds", ())]
-        if "parentId" in node:
-            node["parentId"] = ids.setdefault(node["parentId"], str(len(ids) + 1))
         if "frameId" in node:
             node["frameId"] = frames.setdefault(node["frameId"], f"frame {len(frames)}")
         for place in (node, *_related(node)):
             if "backendDOMNodeId" in place:
                 backend = place["backendDOMNodeId"]
                 place["backendDOMNodeId"] = backends.setdefault(backend, len(backends) + 1)
+
+
+def numbered(nodes: Sequence[dict[str, Any]]) -> None:
+    """Give the nodes of an accessibility tree ids from 1; they are changed."""
+    ids: dict[str, str] = {}
+    for node in nodes:
+        for one in (node["nodeId"], *node.get("childIds", ())):
+            ids.setdefault(one, str(len(ids) + 1))
+    for node in nodes:
+        node["nodeId"] = ids[node["nodeId"]]
+        node["childIds"] = [ids[child] for child in node.get("childIds", ())]
+        if "parentId" in node:
+            node["parentId"] = ids.setdefault(node["parentId"], str(len(ids) + 1))
 
 
 def _related(value: Any) -> Iterator[dict[str, Any]]:

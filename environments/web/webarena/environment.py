@@ -29,7 +29,7 @@ class WebArenaEnv(OpenWebEnv):
     in its reach; what is right never enters the browser before the agent's tabs have been stopped.
 
     ## Action Space, Observation Space
-    Those of `agentgym/web.open-v0`.
+    Those of `agentgym/web.open-v0`: ``dialect="webarena"`` gives the original's.
 
     ## Rewards
     0, and at the end the task's score: 1 or 0. If a judge is needed, 0 for now.

@@ -112,6 +112,7 @@ class Surfer:
         """Do something and look; returns what was wrong with it."""
 
         async def work() -> str:
+            self.session.begin()
             error = await self.session.act(ActionCall(name, arguments), self.view)
             self.settled = await self.session.settle()
             self.view = await self.session.look()

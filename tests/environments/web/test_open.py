@@ -1,4 +1,6 @@
+import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -8,7 +10,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import agentgym  # noqa: F401  (registers the ids)
-from agentgym.environments.web.open import ACTIONS, OpenWebEnv, origin
+from agentgym.environments.web.faces import ACTIONS
+from agentgym.environments.web.open import OpenWebEnv, origin
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
 
 Serve = Callable[[Mapping[str, Any]], str]
@@ -40,6 +43,157 @@ def test_gymnasiums_own_check(serve: Serve, make: Make, images: bool) -> None:
             start_url=home, goal="Find B.", images=images, size=(200, 100), render_mode="rgb_array"
         )
     )
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dialect", ["browsergym", "webarena", "webrl"])
+def test_gymnasiums_own_check_in_each_dialect(serve: Serve, make: Make, dialect: str) -> None:
+    home = serve({"/": SHOP, "/b": "B"})
+    check_env(
+        make(start_url=home, goal="Find B.", dialect=dialect, size=(300, 200), render_mode="ansi")
+    )
+
+
+FORM = """<title>Form</title><label>Name <input></label>
+    <select onchange="document.title = value"><option>Red<option>Dark blue</select>
+    <button onclick="document.title += document.querySelector('input').value">Send</button>"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("dialect", "steps", "last"),
+    [
+        (
+            "browsergym",
+            ["fill('{Name}', 'Ann')\nselect_option('{combobox}', 'Dark blue')", "click('{Send}')"],
+            "send_msg_to_user('done')",
+        ),
+        (
+            "webarena",
+            ["I type. ```type [{Name}] [Ann] [0]```", "click [{Send}]"],
+            "stop [done]",
+        ),
+        (
+            "webrl",
+            [
+                '# Element: name\ndo(action="Type", argument="Ann", element="0")',
+                'do(action="Select Dropdown Option", argument="blue", element="1")',
+                'do(action="Click", element="2")',
+            ],
+            'exit(message="done")',
+        ),
+    ],
+)
+def test_an_episode_in_each_dialect(
+    serve: Serve, make: Make, dialect: str, steps: list[str], last: str
+) -> None:
+    env = make(start_url=serve({"/": FORM}), goal="Send it.", dialect=dialect)
+    observation, _ = env.reset(seed=0)
+    for step in steps:
+        ids: dict[str, str] = {}
+        for line in observation["text"].splitlines():
+            if found := re.match(r"\s*\[(\w+)\] (\w+) '(\w*)'", line):
+                ids |= {found[3] or found[2]: found[1], found[2]: found[1]}
+        observation, *_, info = env.step(step.format(**ids) if "{" in step else step)
+        assert info["action_error"] == "", (step, observation["text"])
+        assert info["parsed"]
+    title = "FormAnn" if dialect == "webarena" else "Dark blueAnn"
+    assert env.session is not None
+    assert env.session.run(env.session.current.summary())[1] == title
+    observation, _, terminated, _, info = env.step(last)
+    assert (terminated, info["answer"], info["success"]) == (True, "done", None)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("dialect", "action", "error"),
+    [
+        ("browsergym", "click('77')", 'ValueError: Could not find element with bid "77"'),
+        ("browsergym", "fly()", "NameError: Invalid action type 'fly'"),
+        ("webarena", "click [77]", "There is no element [77]."),
+        ("webarena", "fly [1]", "There is no action 'fly'."),
+        ("webrl", 'do(action="Click", element="77")', 'There is no element "77".'),
+        ("webrl", "nothing", "No action found"),
+    ],
+)
+def test_errors_in_each_dialect(
+    serve: Serve, make: Make, dialect: str, action: str, error: str
+) -> None:
+    env = make(start_url=serve({"/": SHOP}), goal="Find B.", dialect=dialect)
+    env.reset(seed=0)
+    observation, *_ = env.step(action)
+    assert observation["error"].startswith(error)
+
+
+@pytest.mark.browser
+def test_tool_calls_of_a_dialect(serve: Serve, make: Make) -> None:
+    home = serve({"/": SHOP, "/b": "Bee"})
+    for dialect, name in (("browsergym", "goto"), ("webarena", "goto")):
+        env = make(start_url=home, goal="B", dialect=dialect, action_syntax="json")
+        env.reset(seed=0)
+        call = {"name": name, "arguments": {"url": f"{home}/b"}}
+        observation, *_, info = env.step(json.dumps(call))
+        assert (info["action_error"], "Bee" in observation["text"]) == ("", True)
+
+
+@pytest.mark.browser
+def test_what_is_shown_can_be_chosen(serve: Serve, make: Make) -> None:
+    page = "<title>Long</title><button autofocus>Top</button><p>" + "word " * 300
+    page += "<div style='height: 3000px'></div><button>Below</button>"
+    home = serve({"/": page})
+
+    def seen(**options: Any) -> str:
+        env = make(start_url=home, goal="Look.", size=(400, 300), **options)
+        return env.reset(seed=0)[0]["text"]
+
+    assert seen(head=[]).startswith('[1] button "Top" focused')
+    assert seen(head=["focus", "url"]).startswith(f'Focus: [1] button "Top" focused\nURL: {home}/')
+    assert "Below" in seen()
+    assert "Below" not in seen(viewport_only=True)
+    assert re.search(r'"Top" focused @\d+,\d+,\d+,\d+$', seen(boxes=True), re.M)
+    assert "Below" not in seen(dialect="webarena")
+    assert "Below" in seen(dialect="webarena", viewport_only=False)
+    short = seen(max_tokens=100, count_tokens=lambda text: len(text.split()))
+    assert 60 < len(short.split()) <= 100
+    assert len(seen(max_tokens=120).encode()) <= 360
+    assert len(seen(max_tokens=120, dialect="browsergym").encode()) <= 360
+    env = make(start_url=home, goal="Look.", difference=True)
+    env.reset(seed=0)
+    observation, *_ = env.step("wait(0)")
+    assert observation["text"] == "nothing changed"
+
+
+@pytest.mark.browser
+def test_marks_are_drawn_on_the_picture(serve: Serve, make: Make) -> None:
+    home = serve({"/": "<button>Red</button>"})
+    plain = make(start_url=home, goal="Look.", images=True, size=(200, 100)).reset()[0]
+    marked = make(start_url=home, goal="Look.", images=True, marks=True, size=(200, 100)).reset()[0]
+    assert (plain["image"] != marked["image"]).any()
+    assert plain["text"] == marked["text"]
+
+
+@pytest.mark.browser
+def test_files_to_choose(serve: Serve, make: Make) -> None:
+    field = "<input type=file aria-label=Bill onchange='document.title = files[0].name'>"
+    env = make(start_url=serve({"/": field}), goal="Send.", uploads={"bill.pdf": b"12"})
+    observation, _ = env.reset(seed=0)
+    assert 'Files: "bill.pdf"' in observation["text"]
+    observation, *_ = env.step('upload("1", ["bill.pdf"])')
+    assert (observation["error"], env.view.title) == ("", "bill.pdf")
+    observation, *_ = env.step('upload("1", ["/etc/passwd"])')
+    assert observation["error"].startswith('There is no file "/etc/passwd" to choose.')
+
+
+@pytest.mark.browser
+def test_inside_a_running_event_loop(serve: Serve, make: Make) -> None:
+    env = make(start_url=serve({"/": SHOP, "/b": "Bee"}), goal="Find B.")
+
+    async def main() -> str:
+        env.reset(seed=0)
+        await asyncio.sleep(0)
+        return str(env.step('click("1")')[0]["text"])
+
+    assert 'text "Bee"' in asyncio.run(main())
 
 
 @pytest.mark.browser
@@ -136,6 +290,15 @@ def test_the_text_keeps_its_limit(serve: Serve, make: Make) -> None:
         ({"action_syntax": "xml"}, ConfigError, "action_syntax must be one of"),
         ({"render_mode": "human"}, ConfigError, "render_mode must be one of"),
         ({"max_chars": 10}, ConfigError, "max_chars must be at least 500"),
+        ({"max_char": 900}, UnknownNameError, "Did you mean 'max_chars'"),
+        ({"max_tokens": 10}, ConfigError, "max_tokens must be 0 or at least 100"),
+        ({"head": ["title"]}, UnknownNameError, "'title' is not known"),
+        ({"marks": True}, ConfigError, "marks needs images=True"),
+        ({"dialect": "webarenas"}, UnknownNameError, "Did you mean 'webarena'"),
+        ({"dialect": "webrl", "action_syntax": "python"}, ConfigError, "a syntax of its own"),
+        ({"dialect": "webrl", "actions": ["click"]}, ConfigError, "cannot be chosen"),
+        ({"dialect": "browsergym", "actions": ["x"]}, ConfigError, "Unknown high-level action"),
+        ({"uploads": "/no/such/folder"}, ConfigError, "uploads must be a folder"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

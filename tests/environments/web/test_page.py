@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agentgym.actions import ActionCall
+from agentgym.environments.web.actions import perform
 from agentgym.environments.web.page import Page, image_of
 from agentgym.environments.web.text import line
 from agentgym.environments.web.view import PageView
@@ -242,3 +244,65 @@ def test_a_picture_has_the_size_asked_for(page_of: PageOf) -> None:
     assert image.dtype == np.uint8
     assert image[100, 100].tolist() == [10, 20, 30]
     assert image_of(png, (400, 10)).shape == (10, 400, 3)
+
+
+def act(page: Page, view: PageView, name: str, **arguments: str) -> str:
+    return page.run(perform(page, ActionCall(name, arguments), view))
+
+
+SHADOW = """<div id=host><b slot=name>Kettle</b></div><script>
+    const root = host.attachShadow({ mode: "open" });
+    root.innerHTML = "<slot name=name></slot> costs <button>Buy</button>"
+        + "<label>Note <input></label>";
+    root.querySelector("button").addEventListener("click", () => (document.title = "bought"));
+</script>"""
+
+
+def test_shadow_trees_are_seen_as_they_are_drawn(page_of: PageOf) -> None:
+    page = page_of(SHADOW)
+    view = look(page)
+    assert [line(element) for element in view] == [
+        'text "Kettle costs"',
+        '[1] button "Buy"',
+        '[2] textbox "Note"',
+    ]
+    assert act(page, view, "click", element="1") == ""
+    assert page.run(page.evaluate("document.title")) == "bought"
+    assert act(page, view, "type", element="2", text="red") == ""
+    assert lines(page)[-1] == '[2] textbox "Note" value="red" focused'
+
+
+FRAMES = """<p>Above</p><iframe style="margin: 20px; border: 3px solid; padding: 4px; width: 200px;
+    height: 60px" srcdoc="<body style='margin:0'>
+    <button onclick='parent.document.title = 1'>In</button>
+    <div style='height: 300px'></div><input placeholder=Deep>
+    <iframe srcdoc='<body style=margin:0><span id=s>Deepest</span>
+    <script>s.addEventListener(`click`, () => top.document.title = 2)</script>'></iframe>">
+    </iframe><iframe src="data:text/html,x" title="Elsewhere"></iframe>"""
+
+
+def test_frames_are_seen_and_reached(page_of: PageOf) -> None:
+    page = page_of(FRAMES)
+    page.run(page.settle())
+    view = look(page)
+    assert [(e.id, e.role, e.name) for e in view] == [
+        ("", "text", "Above"),
+        ("1", "button", "In"),
+        ("2", "textbox", "Deep"),
+        ("3", "clickable", "Deepest"),
+        ("", "frame", "Elsewhere"),
+    ]
+    button, deep = view.find(name="In")[0], view.find(name="Deep")[0]
+    assert "offscreen" in deep.states
+    assert "offscreen" not in button.states
+    corner = "(r => [r.x + 7, r.y + 7])(document.querySelector('iframe').getBoundingClientRect())"
+    assert list(button.box[:2]) == page.run(page.evaluate(corner))
+    for element, title in ((button, "1"), (view.find(name="Deepest")[0], "2")):
+        assert act(page, view, "click", element=element.id) == ""
+        assert page.run(page.evaluate("document.title")) == title
+    assert act(page, view, "type", element=deep.id, text="blue") == ""
+    after = look(page)
+    assert after.focused == deep.id
+    assert after.find(name="Deep")[0].value == "blue"
+    page.run(page.evaluate("document.querySelector('iframe').srcdoc = 'gone'"))
+    assert "There is no element" in act(page, view, "click", element=button.id)
