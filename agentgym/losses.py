@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from agentgym.models.caches import given, returned
+
 Reduction: TypeAlias = Literal["token_mean", "sequence_mean", "constant"]
 
 CHUNK_TOKENS = 1024
@@ -67,7 +69,7 @@ def action_logprobs(
         cache = _prefix_cache(model, ids[:1, :shared_prefix])
         if cache is not None:
             cache.batch_repeat_interleave(len(ids))
-            arguments |= {"past_key_values": cache, "use_cache": True}
+            arguments |= given(cache)
             ids, mask = ids[:, shared_prefix:], mask[:, shared_prefix:]
     where = mask[:, 1:].nonzero(as_tuple=True)  # row, position of the logits
     logits = _logits_at(model, ids, where, **arguments)[0]  # (M, V)
@@ -102,7 +104,7 @@ def _prefix_cache(model: nn.Module, prefix: Tensor) -> Any:
     """Keys and values of one row (1, P), or `None` if the model does not give them."""
     nowhere = torch.zeros(0, dtype=torch.long, device=prefix.device)
     _, output = _logits_at(model, prefix, (nowhere, nowhere), use_cache=True)
-    cache = getattr(output, "past_key_values", None)
+    cache = returned(output)
     return cache if hasattr(cache, "batch_repeat_interleave") else None
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from agentgym.models.caches import given, returned
 from agentgym.types import IntArray
 
 _GROWTH = 128
@@ -205,8 +206,7 @@ class PaddedRows(Rows):
             input_ids=ids.to(self._device),
             attention_mask=mask,
             position_ids=None if positions is None else positions.to(self._device),
-            past_key_values=self._cache,
-            use_cache=True,
+            **given(self._cache),
         ).last_hidden_state
         return hidden
 
@@ -237,10 +237,8 @@ class EqualRows(Rows):
         return list(rows)
 
     def _run(self, ids: torch.Tensor) -> torch.Tensor:
-        out = self._model(
-            input_ids=ids.to(self._model.device), past_key_values=self._cache, use_cache=True
-        )
-        self._cache = out.past_key_values
+        out = self._model(input_ids=ids.to(self._model.device), **given(self._cache))
+        self._cache = returned(out)
         logits: torch.Tensor = out.logits[:, -1]
         return logits
 
