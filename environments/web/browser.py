@@ -38,6 +38,7 @@ _FLAGS = (
     "--disable-smooth-scrolling",
     "--font-render-hinting=none",
     "--disable-lcd-text",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",  # nothing goes past a proxy
 )
 
 

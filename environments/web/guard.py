@@ -2,9 +2,9 @@
 
 A `Guard` is a list of what is allowed. A `Gate` sits on one Chromium and pauses each request for a
 document: typed, clicked, redirected to, framed, or opened by a script in a new tab. A request that
-the guard of its context refuses never leaves the browser, and the page stays where it was. Other
-requests (pictures, scripts, data of a page that is allowed) are not paused: they cost nothing, and
-the agent never sees what they bring unless an allowed page shows it.
+the guard of its context refuses never leaves the browser, and the page stays where it was. What
+pages ask for besides (pictures, scripts, data, web sockets) is not paused: a `relay.Relay` lets no
+connection through that the guard does not allow.
 
 Addresses without a request (``file:``, ``data:``, ``javascript:``, ``chrome:``, ``view-source:``)
 can only be typed, which `Guard.refusal` sees; Chromium itself keeps pages from going there.
@@ -90,6 +90,7 @@ class Guard:
 
     Args:
         allowed: sites as `Site.read` reads them.
+        resources: more sites, from which pages may load what they show; they cannot be opened.
 
     Raises:
         ConfigError: nothing is allowed, or something is no site.
@@ -102,11 +103,31 @@ class Guard:
         "'file:///etc/passwd' was not opened: only http and https addresses are."
     """
 
-    def __init__(self, allowed: Sequence[str]) -> None:
+    def __init__(self, allowed: Sequence[str], resources: Sequence[str] = ()) -> None:
         if isinstance(allowed, str) or not allowed:
             raise ConfigError(f"allowed hosts must be a list of at least one, got {allowed!r}")
+        if isinstance(resources, str):
+            raise ConfigError(f"resource hosts must be a list, got {resources!r}")
         self.allowed = tuple(allowed)
         self._sites = tuple(Site.read(text) for text in allowed)
+        self._all = (*self._sites, *(Site.read(text) for text in resources))
+
+    def reaches(self, host: str, port: int) -> bool:
+        """Whether pages may connect to a port of a host, whatever for.
+
+        Example:
+            >>> guard = Guard(["http://shop.test"], resources=["cdn.test:8443"])
+            >>> guard.reaches("shop.test", 80), guard.reaches("shop.test", 443)
+            (True, False)
+        """
+        return any(site.holds(scheme, host, port) for site in self._all for scheme in _PORTS)
+
+    def named(self, host: str) -> bool:
+        """Whether a host is allowed by name, and not as one of all public ones."""
+        return any(
+            host == site.host or (site.subdomains and host.endswith(f".{site.host}"))
+            for site in self._all
+        )
 
     def refusal(self, url: str) -> str:
         """Why an address is not opened, said for the agent; empty if it is allowed."""

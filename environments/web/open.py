@@ -94,6 +94,7 @@ class OpenWebEnv(AgentEnv):
         start_url: str = "",
         goal: str = "",
         allowed_hosts: Sequence[str] | None = None,
+        resource_hosts: Sequence[str] = (),
         dialect: str = "agentgym",
         actions: Sequence[str] | None = None,
         action_syntax: str = "",
@@ -115,6 +116,7 @@ class OpenWebEnv(AgentEnv):
             start_url: where an episode begins; here or in the options of `reset`.
             goal: what the agent is told; here or in the options of `reset`.
             allowed_hosts: what it may open, see `guard.Site.read`; by default the start's own host.
+            resource_hosts: from which pages may besides load what they show, such as pictures.
             dialect: the language of actions and text, one of `faces.FACES`.
             actions: names of the actions to offer, out of `faces.OFFERED`; with "browsergym" names
                 of its subsets.
@@ -174,6 +176,7 @@ class OpenWebEnv(AgentEnv):
             "geolocation": geolocation,
             "dialogs": dialogs,
         }
+        self.resource_hosts = tuple(resource_hosts)
         self._visit = Visit("", (), (), frozenset(), self.size)
         self._text = self._shown = ""  # the page as text, and what the agent was given of it
         self._image: ImageArray | None = None
@@ -225,7 +228,7 @@ class OpenWebEnv(AgentEnv):
             if name not in self.options:
                 raise UnknownNameError("reset option", name, self.options)
         visit = self.plan(options)
-        guard = Guard(visit.allowed)
+        guard = Guard(visit.allowed, self.resource_hosts)
         self.close()
         started = time.perf_counter()
         session = self.session = Session.open(
@@ -261,6 +264,7 @@ class OpenWebEnv(AgentEnv):
         started = time.perf_counter()
         error, settled, ending = session.run(self._act(session, plan))
         self.diagnostics["step_s"] = time.perf_counter() - started
+        self.diagnostics["blocked"] = dict(session.relay.blocked)
         self._check_home(session)
         told = " ".join(dict.fromkeys(filter(None, [error, *session.problems])))
         info: dict[str, Any] = {

@@ -21,6 +21,7 @@ from agentgym.environments.web.browser import START_TIMEOUT_S, Browser, new_cont
 from agentgym.environments.web.guard import BLANK, Gate, Guard
 from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
 from agentgym.environments.web.page import CLOSE_TIMEOUT_S, image_of, one_line, quietly, script
+from agentgym.environments.web.relay import Relay
 from agentgym.environments.web.tab import LOAD_S, NETWORK_S, Tab
 from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
@@ -108,6 +109,7 @@ class Session:
         guard: Guard,
         size: tuple[int, int],
         dialogs: Dialogs,
+        relay: Relay,
     ) -> None:
         self.browser = browser
         self.guard = guard
@@ -119,6 +121,8 @@ class Session:
         """What went wrong since `begin`, said for the agent."""
         self.notes: list[str] = []
         """What else happened since `begin`: dialogs, pop-ups."""
+        self.relay = relay
+        """What the session's connections go through."""
         self._context = context
         self._context_id = ""
         self._gate = gate
@@ -170,10 +174,12 @@ class Session:
 
         async def open_in(chromium: "Chromium") -> "Session":
             gate = await Gate.of(chromium)
+            relay = Relay(guard.reaches, lambda host: not guard.named(host))
+            options["proxy"] = {"server": await relay.start()}
             context = await new_context(chromium, size, **options)
             await context.add_init_script(script("listeners.js"))
             await context.grant_permissions(permissions)  # denies all others
-            session = cls(browser, context, gate, guard, size, dialogs)
+            session = cls(browser, context, gate, guard, size, dialogs, relay)
             session.current = await session._open_tab()
             return session
 
@@ -410,6 +416,7 @@ class Session:
 
     async def _adopt(self, page: Any) -> Tab:
         tab = await Tab.adopt(self.browser, self._context, page, self.size)
+        tab.explained = self.relay.explained
         if not self._context_id:
             self._context_id = tab.context_id
             self._gate.watch(tab.context_id, self)
@@ -545,6 +552,7 @@ class Session:
     async def _close(self) -> None:
         for tab in self.tabs:
             tab.give_up("the session is closed")
+        self.relay.close()
         self._gate.forget(self._context_id)
         quietly(self._context.close())
 

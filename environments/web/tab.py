@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agentgym.environments.web.page import Page, one_line, quietly
@@ -70,6 +70,8 @@ class Tab(Page):
         """What was wrong since somebody last took it, said for the agent."""
         self.unreachable: tuple[str, str] | None = None
         """(address, Chromium's word for the failure) if the last document did not come."""
+        self.explained: Callable[[str, str], str] = lambda url, problem: problem
+        """Chromium's word for a failure, given what it says of an address."""
         self._parsed_at = 0.0
         self._bytes = 0
         self._documents: dict[str, str] = {}  # requests for documents on their way
@@ -137,7 +139,7 @@ class Tab(Page):
             BrowserError: nothing could be loaded.
         """
         answer = await self.session.send("Page.navigate", {"url": url})
-        problem = answer.get("errorText", "")
+        problem = self.explained(url, answer.get("errorText", ""))
         if problem and problem != "net::ERR_ABORTED":  # refused, a download, or stopped
             raise BrowserError(f"cannot open {url}: {problem}")
 
@@ -242,7 +244,7 @@ class Tab(Page):
         super()._arrived(event)
         url = self._documents.pop(event["requestId"], "")
         if url and event.get("errorText") and not event.get("canceled"):
-            self.unreachable = (url, event["errorText"])
+            self.unreachable = (url, self.explained(url, event["errorText"]))
 
     def _answered(self, event: dict[str, Any]) -> None:
         status = event["response"]["status"]

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,8 @@ def surf(patient: None) -> Iterator[Callable[..., Surfer]]:
     """Opens a session that may reach these hosts and starts it at the first."""
     surfers: list[Surfer] = []
 
-    def start(*allowed: str, **options: Any) -> Surfer:
-        surfer = Surfer(Session.open(Browser.shared(), Guard(allowed), **options))
+    def start(*allowed: str, resources: Sequence[str] = (), **options: Any) -> Surfer:
+        surfer = Surfer(Session.open(Browser.shared(), Guard(allowed, resources), **options))
         surfers.append(surfer)
         surfer.start(f"{allowed[0]}/")
         return surfer
