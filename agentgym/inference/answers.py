@@ -42,6 +42,8 @@ class Answers:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         eos_ids: Collection[int] | None = None,
+        *,
+        sees: bool = False,
     ) -> None:
         """Read the limits off a model.
 
@@ -49,12 +51,15 @@ class Answers:
             model: without adapters around it.
             tokenizer: needed for texts and stop strings.
             eos_ids: ids that end an answer; by default those of the model and the tokenizer.
+            sees: requests may have pictures.
         """
         untyped: Any = model
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(_eos_ids(untyped, tokenizer) if eos_ids is None else eos_ids)
         self.vocabulary = int(untyped.get_input_embeddings().weight.shape[0])
-        self.max_positions = int(getattr(untyped.config, "max_position_embeddings", 0) or 1 << 30)
+        config = untyped.config.get_text_config()
+        self.max_positions = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+        self.sees = sees
 
     def problem(self, request: GenerationRequest) -> str:
         """Why a request cannot be answered; empty if it can."""
@@ -70,8 +75,11 @@ class Answers:
             return f"seed must be an integer of at least 0, got {request.seed!r}"
         if params.stop and self.tokenizer is None:
             return "stop strings need a tokenizer; give the backend one"
-        if request.images:
-            return "this backend reads no pictures"
+        if request.images and not self.sees:
+            return (
+                "this model reads no pictures; load a vision-language model by name, or give its "
+                "vision= to the backend"
+            )
         if request.weights not in get_args(WeightsChoice):
             return f"weights must be one of {get_args(WeightsChoice)}, got {request.weights!r}"
         return ""

@@ -8,7 +8,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from agentgym.inference.sights import Sight
 from agentgym.models.caches import given, returned
+from agentgym.models.vision import Vision
 from agentgym.types import IntArray
 
 _GROWTH = 128
@@ -19,8 +21,22 @@ _SHORTEST_PREFIX = 8
 # Decoders with rotary positions, causal masks and a plain output layer, for which a mask and
 # position ids describe padding completely. Each is compared with unpadded rows in the tests.
 _PADDABLE = frozenset(
-    {"gemma", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2"}
+    {
+        "gemma",
+        "llama",
+        "mistral",
+        "olmo2",
+        "qwen2",
+        "qwen2_5_vl_text",
+        "qwen2_vl_text",
+        "qwen3",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    }
 )
+# Vision-language models that put features in the place of embeddings and do no more with pictures.
+_EMBEDDING = frozenset({"idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "smolvlm"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 
 
@@ -89,12 +105,15 @@ class Rows(ABC):
     """A batch of growing sequences in a model: first `prefill`, then `step` after `step`."""
 
     @abstractmethod
-    def prefill(self, prompts: Sequence[IntArray], new_tokens: int) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[IntArray], new_tokens: int, sights: Sequence[Sight | None] = ()
+    ) -> torch.Tensor:
         """Read the prompts.
 
         Args:
             prompts: (B,) arrays of ids.
             new_tokens: how many steps will follow at most.
+            sights: (B,) the prompts' pictures; empty if there are none.
 
         Returns:
             (B, V) logits of the next token.
@@ -127,7 +146,8 @@ class PaddedRows(Rows):
         untyped: Any = model
         self._decoder: Any = untyped.get_decoder()
         self._head: Any = untyped.get_output_embeddings()
-        self._additive = model.config._attn_implementation == "eager"
+        self._embed: Any = untyped.get_input_embeddings()
+        self._additive = self._decoder.config._attn_implementation == "eager"
         self._dtype = model.dtype
         self._device = model.device
         self._share_prefix = share_prefix
@@ -137,16 +157,22 @@ class PaddedRows(Rows):
         self._positions = torch.empty(0)  # (B, 1) of the last token
         self._columns = 0
 
-    def prefill(self, prompts: Sequence[IntArray], new_tokens: int) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[IntArray], new_tokens: int, sights: Sequence[Sight | None] = ()
+    ) -> torch.Tensor:
         """Read the prompts; see `Rows.prefill`."""
-        prefix = common_prefix(prompts) if self._share_prefix else 0
+        sights = sights or [None] * len(prompts)
+        keys = [p if s is None else s.keys for p, s in zip(prompts, sights, strict=True)]
+        prefix = common_prefix(keys) if self._share_prefix else 0
         longest = max(len(prompt) for prompt in prompts)
         room = longest + min(new_tokens, _GROWTH)
         self._cache.layers.extend(RowLayer() for _ in self._decoder.layers)
         for layer in self._cache.layers:
             layer.room = room
         if prefix:
-            self._run(torch.as_tensor(prompts[0][None, :prefix], dtype=torch.long), None, None)
+            first = torch.as_tensor(prompts[0][None, :prefix], dtype=torch.long)
+            places = torch.arange(prefix)[None]
+            self._run(first, None, None, [(sights[0], 0, prefix, 0)], places)
             for layer in self._cache.layers:
                 layer.expand(len(prompts))
         own = longest - prefix
@@ -167,9 +193,14 @@ class PaddedRows(Rows):
             shared = torch.ones((len(prompts), own, prefix), dtype=torch.bool)
             mask = torch.cat([shared, causal], dim=-1)[:, None]
         positions = (prefix + column - pads[:, None]).clamp_min(prefix)
+        shown = [
+            (sight, prefix, len(prompt), int(pad))
+            for sight, prompt, pad in zip(sights, prompts, pads, strict=True)
+        ]
         self._visible = self._visible.to(self._device)
-        self._positions = positions[:, -1:].to(self._device)
-        return self._logits(self._run(ids, mask, positions))
+        shifts = torch.tensor([[0 if sight is None else sight.shift] for sight in sights])
+        self._positions = (positions[:, -1:] + shifts).to(self._device)
+        return self._logits(self._run(ids, mask, positions, shown, positions))
 
     def step(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Append one token to each row; see `Rows.step`."""
@@ -194,16 +225,36 @@ class PaddedRows(Rows):
         return order
 
     def _run(
-        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        shown: Sequence[tuple[Sight | None, int, int, int]] = (),
+        places: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states (B, S, D) of new tokens (B, S) under a (B, 1, S, columns) bool mask."""
+        """Hidden states (B, S, D) of new tokens.
+
+        Args:
+            ids: (B, S).
+            mask: (B, 1, S, columns) bool.
+            positions: (B, S).
+            shown: for each row its pictures, the stretch of its text that is new, and how many
+                columns are padding before it.
+            places: (B, S) positions in the texts, to begin axes with.
+        """
         if mask is not None:
             mask = mask.to(self._device)
             if self._additive:
                 lowest = torch.finfo(self._dtype).min
                 mask = torch.where(mask, 0.0, lowest).to(self._dtype)
+        ids = ids.to(self._device)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if any(sight is not None for sight, *_ in shown):
+            inputs = {"inputs_embeds": _embedded(self._embed(ids), shown)}
+            assert places is not None
+            positions = _axes(places, shown, positions)
         hidden: torch.Tensor = self._decoder(
-            input_ids=ids.to(self._device),
+            **inputs,
             attention_mask=mask,
             position_ids=None if positions is None else positions.to(self._device),
             **given(self._cache),
@@ -215,15 +266,76 @@ class PaddedRows(Rows):
         return logits
 
 
+def full_states(model: Any, ids: torch.Tensor, sights: Sequence[Sight | None] = ()) -> torch.Tensor:
+    """(B, L, D) last hidden states of whole texts, padded on the right.
+
+    Args:
+        model: for which `can_pad` is true.
+        ids: (B, L).
+        sights: (B,) their pictures; empty if there are none.
+    """
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if any(sights):
+        shown = [(sight, 0, 0 if sight is None else len(sight.keys), 0) for sight in sights]
+        inputs = {"inputs_embeds": _embedded(model.get_input_embeddings()(ids), shown)}
+        places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+        inputs["position_ids"] = _axes(places, shown, None)
+    hidden: torch.Tensor = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    return hidden
+
+
+def _embedded(
+    embedded: torch.Tensor, shown: Sequence[tuple[Sight | None, int, int, int]]
+) -> torch.Tensor:
+    """(B, S, D) embeddings with features in the slots of pictures."""
+    embedded = embedded.clone()
+    for row, (sight, start, stop, pad) in enumerate(shown):
+        if sight is not None:
+            places, features = sight.between(start, stop)
+            if features is not None:
+                columns = torch.as_tensor(places, dtype=torch.long, device=embedded.device)
+                embedded[row, columns - start + pad] = features.rows.to(embedded.dtype)
+    return embedded
+
+
+def _axes(
+    places: torch.Tensor,
+    shown: Sequence[tuple[Sight | None, int, int, int]],
+    positions: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """(3, B, S) positions if a row has axes, else `positions`."""
+    found = None
+    for row, (sight, start, stop, pad) in enumerate(shown):
+        axes = None if sight is None else sight.axes(start, stop)
+        if axes is not None:
+            found = places.expand(3, -1, -1).clone() if found is None else found
+            found[:, row, pad : pad + stop - start] = axes
+    return positions if found is None else found
+
+
 class EqualRows(Rows):
-    """Rows of one length in any causal model, through nothing but its own forward and cache."""
+    """Rows of one length in any causal model, through nothing but its own forward and cache.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        model: any.
+        vision: for prompts with pictures, all of whose placeholder tokens must be places of
+            pictures here.
+    """
+
+    def __init__(self, model: PreTrainedModel, vision: Vision | None = None) -> None:
         self._model: Any = model
+        self._vision = vision
         self._cache: Any = DynamicCache(config=model.config)
+        if hasattr(getattr(model, "model", None), "rope_deltas"):
+            self._model.model.rope_deltas = None  # of another prompt
 
-    def prefill(self, prompts: Sequence[IntArray], new_tokens: int) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[IntArray], new_tokens: int, sights: Sequence[Sight | None] = ()
+    ) -> torch.Tensor:
         """Read the prompts, all of one length; see `Rows.prefill`."""
+        if self._vision is not None and any(sights):
+            pictures = [() if sight is None else sight.pictures for sight in sights]
+            return self._forward(**self._vision.whole(prompts, pictures, self._model.device))
         ids = [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts]
         return self._run(torch.stack(ids))
 
@@ -237,7 +349,10 @@ class EqualRows(Rows):
         return list(rows)
 
     def _run(self, ids: torch.Tensor) -> torch.Tensor:
-        out = self._model(input_ids=ids.to(self._model.device), **given(self._cache))
+        return self._forward(input_ids=ids.to(self._model.device))
+
+    def _forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        out = self._model(**inputs, **given(self._cache))
         self._cache = returned(out)
         logits: torch.Tensor = out.logits[:, -1]
         return logits
@@ -245,10 +360,12 @@ class EqualRows(Rows):
 
 def can_pad(model: PreTrainedModel) -> bool:
     """True if `PaddedRows` is exact for this model; `EqualRows` is exact for every one."""
-    config: Any = model.config
+    whole: Any = model.config
+    config: Any = whole.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         config.model_type in _PADDABLE
+        and (config is whole or whole.model_type in _EMBEDDING)
         and config._attn_implementation in ("sdpa", "eager")
         and getattr(config, "sliding_window", None) is None
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}

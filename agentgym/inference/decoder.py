@@ -13,10 +13,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from agentgym.errors import ConfigError
 from agentgym.inference.attention import Plan, Span
 from agentgym.inference.linear import FusedLinear, can_fuse
-from agentgym.inference.pages import PagePool
+from agentgym.inference.pages import PAGE, PagePool
+from agentgym.inference.sights import Overlay, Sights, example, overlay
 from agentgym.models.modes import in_eval
 
-_FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_FUSED = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen2_vl_text", "qwen3"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 _NAME = "agentgym_pages"
 _PROBE = (5, 3, 7, 11, 2, 13)
@@ -36,7 +37,7 @@ class Decoder(ABC):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config: Any = model.config
+        config: Any = model.config.get_text_config()
         self.model = model
         self.layers = int(config.num_hidden_layers)
         queries = int(config.num_attention_heads)
@@ -51,6 +52,7 @@ class Decoder(ABC):
         *,
         adapted: bool = True,
         layers: Collection[int] = (),
+        seen: Overlay | None = None,
     ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
         """Hidden states of packed tokens.
 
@@ -60,6 +62,7 @@ class Decoder(ABC):
             adapted: with the adapters of a LoRA model.
             layers: whose outputs to return too, numbered as in transformers: 0 is the embedding,
                 the last one is normalised.
+            seen: what pictures among the tokens change.
 
         Returns:
             (T, d) after the last norm, and (T, d) for each of `layers`.
@@ -108,9 +111,7 @@ def make_decoder(model: Any, *, fused: bool | None = None) -> Decoder:
 
 def _needs_more(base: Any) -> str:
     """Why pages and causal attention over everything before do not describe a model."""
-    config = base.config
-    if hasattr(config, "vision_config"):
-        return "it reads images, which requests do not carry"
+    config = base.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     if kinds != {"full_attention"} or (
@@ -128,7 +129,7 @@ def _needs_more(base: Any) -> str:
 
 def _not_fused(base: Any) -> str:
     """Why the fused path does not describe a model; empty if it does."""
-    config = base.config
+    config = base.config.get_text_config()
     if config.model_type not in _FUSED:
         return f"{config.model_type!r} is not among {', '.join(sorted(_FUSED))}"
     if getattr(config, "hidden_act", "silu") != "silu":
@@ -136,8 +137,11 @@ def _not_fused(base: Any) -> str:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         return f"its positions are {rope!r}"
+    decoder = base.get_decoder()
+    if "vl" in config.model_type and not hasattr(decoder.rotary_emb, "recomposition_frequencies"):
+        return "its three axes are mixed within attention"
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    linears = [m for n, m in base.named_modules() if n.rpartition(".")[2] in names]
+    linears = [m for n, m in decoder.named_modules() if n.rpartition(".")[2] in names]
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     if type(embedding) is not torch.nn.Embedding or not all(map(can_fuse, [*linears, head])):
         return "a layer is neither linear nor has a plain LoRA adapter"
@@ -159,7 +163,7 @@ class FusedDecoder(Decoder):
         self._trunk: Any = untyped.get_decoder()
         self._layers = [_FusedLayer(layer) for layer in self._trunk.layers[: self.layers]]
         self._head = FusedLinear([untyped.get_output_embeddings()])
-        self._eps = float(untyped.config.rms_norm_eps)
+        self._eps = float(self._trunk.config.rms_norm_eps)
 
     def hidden(
         self,
@@ -168,10 +172,15 @@ class FusedDecoder(Decoder):
         *,
         adapted: bool = True,
         layers: Collection[int] = (),
+        seen: Overlay | None = None,
     ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
         """Hidden states of packed tokens; see `Decoder.hidden`."""
         x = F.embedding(ids, self._trunk.embed_tokens.weight)
-        cos, sin = self._trunk.rotary_emb(x[None], position_ids=plan.positions[None])
+        positions = plan.positions[None]
+        if seen is not None:
+            x = seen.onto(x)
+            positions = positions if seen.positions is None else seen.positions[:, None]
+        cos, sin = self._trunk.rotary_emb(x[None], position_ids=positions)
         cos, sin = cos[0, :, None], sin[0, :, None]  # (T, 1, D)
         # x rotated by half a head, instead of halves negated and put together.
         sin = torch.cat([-sin[..., : self.width // 2], sin[..., self.width // 2 :]], dim=-1)
@@ -192,6 +201,8 @@ class FusedDecoder(Decoder):
             y = F.rms_norm(x, x.shape[-1:], layer.norm_after.weight, self._eps)
             gate, up = layer.gate_up(y, adapted=adapted).chunk(2, dim=-1)
             x = layer.down(F.silu(gate).mul_(up), x, adapted=adapted)
+            if seen is not None:
+                x = seen.deepen(x, index)
         x = F.rms_norm(x, x.shape[-1:], self._trunk.norm.weight, self._eps)
         if self.layers in layers:
             kept[self.layers] = x
@@ -276,6 +287,7 @@ class TransformersDecoder(Decoder):
         *,
         adapted: bool = True,
         layers: Collection[int] = (),
+        seen: Overlay | None = None,
     ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
         """Hidden states of packed tokens; see `Decoder.hidden`."""
         switch = (
@@ -283,10 +295,9 @@ class TransformersDecoder(Decoder):
             if adapted or self._outer is None
             else self._outer.disable_adapter()
         )
-        with switch, in_eval(self.model), _paged(self.model, plan):
+        with switch, in_eval(self.model), _paged(self._decoder, plan):
             out = self._decoder(
-                input_ids=ids[None],
-                position_ids=plan.positions[None],
+                **self._inputs(ids, plan, seen),
                 use_cache=False,
                 output_hidden_states=bool(layers),
             )
@@ -302,6 +313,23 @@ class TransformersDecoder(Decoder):
     def refresh(self) -> None:
         """Nothing is copied."""
 
+    def _inputs(self, ids: torch.Tensor, plan: Plan, seen: Overlay | None) -> dict[str, Any]:
+        """The decoder's own arguments for packed tokens."""
+        if seen is None:
+            return {"input_ids": ids[None], "position_ids": plan.positions[None]}
+        untyped: Any = self.model
+        positions = plan.positions[None] if seen.positions is None else seen.positions[:, None]
+        arguments: dict[str, Any] = {
+            "inputs_embeds": seen.onto(untyped.get_input_embeddings()(ids))[None],
+            "position_ids": positions,
+        }
+        if seen.features is not None and seen.features.deep:
+            marks = torch.zeros(1, len(ids), dtype=torch.bool, device=ids.device)
+            marks[0, seen.where] = True
+            deep = list(seen.features.deep)
+            arguments |= {"visual_pos_masks": marks, "deepstack_visual_embeds": deep}
+        return arguments
+
     def _probe(self) -> bool:
         """True if a text in two steps gives the logits that it gives as a whole."""
         untyped: Any = self.model
@@ -313,8 +341,43 @@ class TransformersDecoder(Decoder):
             self.hidden(ids[:half], Plan([Span(0, half, (), (1,))], pool))
             plan = Plan([Span(half, len(ids) - half, (), (1,))], pool)
             last = self.logits(self.hidden(ids[half:], plan)[0][-1:])[0].float()
-        limit = 1e-3 if untyped.dtype == torch.float32 else 0.1
-        return bool((last - whole).abs().max() <= limit * whole.abs().max().clamp_min(1.0))
+        return _close(last, whole, untyped.dtype)
+
+
+def check_pictures(decoder: Decoder, sights: Sights) -> None:
+    """Compare a model with its own forward pass on a text with a picture.
+
+    Raises:
+        ConfigError: they differ: the model does more with pictures than put their features in the
+            place of embeddings (attention in both directions among them, say).
+    """
+    model: Any = decoder.model
+    ids, image = example(sights.vision)
+    try:
+        with torch.inference_mode(), in_eval(model):
+            sight = sights.see(ids, (image,))
+            inputs = sights.vision.whole([ids], [sight.pictures], model.device)
+            whole = model(**inputs, use_cache=False).logits[0, -1].float()
+            pool = decoder.pool(-(-len(ids) // PAGE))
+            plan = Plan([Span(0, len(ids), (), tuple(range(pool.pages)))], pool)
+            seen = overlay([(sight, 0, len(ids), "policy")], model.device)
+            tokens = torch.as_tensor(ids, dtype=torch.long, device=model.device)
+            last = decoder.logits(decoder.hidden(tokens, plan, seen=seen)[0][-1:])[0].float()
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"Engine cannot show pictures to {model.config.model_type!r}: {error}; use HFBackend"
+        ) from error
+    if not _close(last, whole, model.dtype):
+        raise ConfigError(
+            f"Engine cannot show pictures to {model.config.model_type!r}: its logits differ from "
+            "its own forward pass; use HFBackend"
+        )
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """True if logits are equal up to rounding."""
+    limit = 1e-3 if dtype == torch.float32 else 0.1
+    return bool((found - expected).abs().max() <= limit * expected.abs().max().clamp_min(1.0))
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgym.core import GenerationRequest, Ticket, WeightsChoice
-from agentgym.errors import ConfigError
+from agentgym.errors import ConfigError, ImageError
 from agentgym.inference.answers import Answers, failed
-from agentgym.inference.decoder import make_decoder
+from agentgym.inference.decoder import check_pictures, make_decoder
 from agentgym.inference.jobs import (
     DoneTicket,
     Generation,
@@ -26,9 +26,11 @@ from agentgym.inference.jobs import (
 from agentgym.inference.loop import Loop
 from agentgym.inference.pages import PAGE, bytes_per_page
 from agentgym.inference.scheduler import Scheduler
+from agentgym.inference.sights import Sight, Sights
 from agentgym.inference.weights import copy_weights
 from agentgym.models.load import LoadedModel, load_model
-from agentgym.types import Completion, FloatArray, IntArray
+from agentgym.models.vision import Vision
+from agentgym.types import Completion, FloatArray, Image, IntArray
 
 _DEFAULT_MEMORY = 4 << 30
 
@@ -69,6 +71,7 @@ class Engine:
         reuse: bool = True,
         fused: bool | None = None,
         max_waiting: int = 1 << 16,
+        vision: Vision | None = None,
     ) -> None:
         """Wrap a model, or load one by name.
 
@@ -86,6 +89,7 @@ class Engine:
             reuse: keep prefixes.
             fused: insist on the fused forward pass (True) or on transformers' own (False).
             max_waiting: most unfinished requests; `submit` refuses more, `generate` waits.
+            vision: how the model reads pictures; comes with a name.
 
         Raises:
             ConfigError: the model cannot be loaded or served, or a limit is too small.
@@ -94,6 +98,7 @@ class Engine:
             model = load_model(model, dtype=dtype, device=device)
         if isinstance(model, LoadedModel):
             tokenizer = tokenizer or model.tokenizer
+            vision = vision or model.vision
             model = model.model
         if min(max_batch, max_waiting) < 1 or chunk < PAGE:
             raise ConfigError(
@@ -107,7 +112,10 @@ class Engine:
         self._adapters = hasattr(untyped, "get_base_model")
         with torch.inference_mode():
             self._decoder = make_decoder(untyped, fused=fused)
-            self._answers = Answers(self._decoder.model, tokenizer, eos_ids)
+            self._sights = None if vision is None else self._looking(vision)
+            self._answers = Answers(
+                self._decoder.model, tokenizer, eos_ids, sees=vision is not None
+            )
             pages = self._pages(memory, max_batch)
             self._scheduler = Scheduler(
                 self._decoder,
@@ -122,8 +130,9 @@ class Engine:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Since the beginning: steps, tokens computed, tokens reused and texts preempted."""
-        return dict(self._scheduler.counters)
+        """Since the beginning: steps, tokens computed, tokens reused, texts preempted, pictures."""
+        pictures = 0 if self._sights is None else self._sights.runs
+        return {**self._scheduler.counters, "pictures": pictures}
 
     def submit(
         self,
@@ -136,7 +145,7 @@ class Engine:
         Raises:
             InferenceError: the engine is closed, or too many requests are waiting.
         """
-        return self._submit(request, on_tokens, block=False)
+        return self._submit(self._prepared(request), on_tokens, block=False)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answer all requests, in order; see `InferenceBackend.generate`.
@@ -144,8 +153,9 @@ class Engine:
         Raises:
             InferenceError: the engine is closed, or fails meanwhile.
         """
+        prepared = [self._prepared(request) for request in requests]
         with self._loop.together():
-            tickets = [self._submit(request, None, block=True) for request in requests]
+            tickets = [self._submit(each, None, block=True) for each in prepared]
         return [ticket.result() for ticket in tickets]
 
     def logprobs(
@@ -154,11 +164,18 @@ class Engine:
         starts: Sequence[int],
         *,
         weights: WeightsChoice = "policy",
+        images: Sequence[Sequence[Image]] = (),
     ) -> list[FloatArray]:
         """Log-probabilities of given tokens; see `InferenceBackend.logprobs`.
 
+        Args:
+            sequences: each (L,) ids.
+            starts: for each, the first position to score (at least 1).
+            weights: see `GenerationRequest.weights`.
+            images: for each, the pictures that it has placeholders of; empty if none has any.
+
         Raises:
-            ConfigError: a sequence or start is out of range.
+            ConfigError: a sequence or start is out of range, or a picture cannot be shown.
             InferenceError: the engine is closed, or a sequence cannot be computed.
         """
         if len(sequences) != len(starts):
@@ -172,6 +189,9 @@ class Engine:
             TokenScores(ids, start, self._kind(weights)) if start < len(ids) else None
             for ids, start in zip(sequences, starts, strict=True)
         ]
+        for job, sight in zip(jobs, self._seen(sequences, images), strict=True):
+            if job is not None:
+                job.show(sight)
         found = iter(self._read([job for job in jobs if job is not None]))
         return [empty if job is None else next(found) for job in jobs]
 
@@ -181,6 +201,7 @@ class Engine:
         candidates: Sequence[IntArray],
         *,
         weights: WeightsChoice = "policy",
+        images: Sequence[Image] = (),
     ) -> FloatArray:
         """How likely each of some continuations is; the prompt is computed once.
 
@@ -188,19 +209,22 @@ class Engine:
             prompt_ids: (P,)
             candidates: each (T,) ids, at least one.
             weights: see `GenerationRequest.weights`.
+            images: that the prompt has placeholders of.
 
         Returns:
             (N,) nats: log-probability of all of a candidate's tokens.
 
         Raises:
-            ConfigError: ids are out of range, or a candidate is empty.
+            ConfigError: ids are out of range, a candidate is empty, or a picture cannot be shown.
             InferenceError: see `logprobs`.
         """
         self._check(prompt_ids, "the prompt")
         for index, candidate in enumerate(candidates):
             self._check(candidate, f"candidate {index}")
         texts = [np.concatenate([prompt_ids, candidate]) for candidate in candidates]
-        scores = self.logprobs(texts, [len(prompt_ids)] * len(texts), weights=weights)
+        starts = [len(prompt_ids)] * len(texts)
+        shown = [images] * len(texts)
+        scores = self.logprobs(texts, starts, weights=weights, images=shown)
         return np.array([values.sum(dtype=np.float64) for values in scores], np.float32)
 
     def yes_no(
@@ -210,6 +234,7 @@ class Engine:
         no_ids: Sequence[int],
         *,
         weights: WeightsChoice = "policy",
+        images: Sequence[Image] = (),
     ) -> float:
         """Probability of yes rather than no as the next token, by one forward pass.
 
@@ -218,23 +243,30 @@ class Engine:
             yes_ids: tokens that mean yes.
             no_ids: tokens that mean no.
             weights: see `GenerationRequest.weights`.
+            images: that the prompt has placeholders of.
 
         Returns:
             P(yes) / (P(yes) + P(no)).
 
         Raises:
-            ConfigError: ids are out of range or missing.
+            ConfigError: ids are out of range or missing, or a picture cannot be shown.
             InferenceError: see `logprobs`.
         """
         self._check(prompt_ids, "the prompt")
         for name, ids in (("yes_ids", yes_ids), ("no_ids", no_ids)):
             self._check(np.array(ids), name)
-        (job,) = self._read([NextScores(prompt_ids, [yes_ids, no_ids], self._kind(weights))])
-        yes, no = job
+        job = NextScores(prompt_ids, [yes_ids, no_ids], self._kind(weights))
+        job.show(*self._seen([prompt_ids], [images]))
+        ((yes, no),) = self._read([job])
         return float(np.exp(yes - np.logaddexp(yes, no)))
 
     def features(
-        self, sequences: Sequence[IntArray], layer: int = -1, *, weights: WeightsChoice = "policy"
+        self,
+        sequences: Sequence[IntArray],
+        layer: int = -1,
+        *,
+        weights: WeightsChoice = "policy",
+        images: Sequence[Sequence[Image]] = (),
     ) -> list[FloatArray]:
         """Hidden states of a layer, numbered as in transformers' ``hidden_states``.
 
@@ -242,6 +274,7 @@ class Engine:
             sequences: each (L,) ids.
             layer: 0 is the embedding, -1 the last one, normalised.
             weights: see `GenerationRequest.weights`.
+            images: see `logprobs`.
 
         Returns:
             For each, (L, d) float32.
@@ -250,7 +283,7 @@ class Engine:
             ConfigError: ids or the layer are out of range.
             InferenceError: see `logprobs`.
         """
-        return self._states(sequences, layer, [0] * len(sequences), weights)
+        return self._states(sequences, layer, [0] * len(sequences), weights, images)
 
     def embed(
         self,
@@ -259,6 +292,7 @@ class Engine:
         *,
         layer: int = -1,
         weights: WeightsChoice = "policy",
+        images: Sequence[Sequence[Image]] = (),
     ) -> FloatArray:
         """One vector for each text.
 
@@ -267,6 +301,7 @@ class Engine:
             pooling: the mean over all tokens, or the last token, which can reuse prefixes.
             layer: see `features`.
             weights: see `GenerationRequest.weights`.
+            images: see `logprobs`.
 
         Returns:
             (N, d) float32.
@@ -278,8 +313,9 @@ class Engine:
         if pooling not in ("mean", "last"):
             raise ConfigError(f"pooling must be 'mean' or 'last', got {pooling!r}")
         needs = [len(ids) - 1 if pooling == "last" else 0 for ids in sequences]
-        states = self._states(sequences, layer, needs, weights)
-        width = self._decoder.model.config.hidden_size
+        states = self._states(sequences, layer, needs, weights, images)
+        config: Any = self._decoder.model.config
+        width = config.get_text_config().hidden_size
         return np.array([s.mean(axis=0) for s in states], np.float32).reshape(len(states), width)
 
     def load_weights(self, state: Mapping[str, Any], version: int) -> None:
@@ -329,29 +365,73 @@ class Engine:
     def _changed(self, version: int) -> None:
         self._decoder.refresh()
         self._scheduler.forget()
+        if self._sights is not None:
+            self._sights.forget()
         self._scheduler.version = self.version = version
 
-    def _submit(
-        self,
-        request: GenerationRequest,
-        on_tokens: Callable[[Sequence[int]], None] | None,
-        *,
-        block: bool,
-    ) -> Ticket:
+    def _prepared(self, request: GenerationRequest) -> tuple[GenerationRequest, Sight | None, str]:
+        """A request with its pictures, and why it cannot be answered."""
         reason = self._answers.problem(request)
         if not reason and len(request.prompt_ids) >= self._scheduler.capacity:
             reason = (
                 f"the prompt has {len(request.prompt_ids)} tokens and memory holds "
                 f"{self._scheduler.capacity}; shorten the prompt or raise memory="
             )
+        sight = None
+        if not reason and request.images:
+            try:
+                (sight,) = self._seen([request.prompt_ids], [request.images])
+            except ConfigError as error:
+                reason = str(error)
+        return request, sight, reason
+
+    def _submit(
+        self,
+        prepared: tuple[GenerationRequest, Sight | None, str],
+        on_tokens: Callable[[Sequence[int]], None] | None,
+        *,
+        block: bool,
+    ) -> Ticket:
+        request, sight, reason = prepared
         if reason:
             self._loop.check()
             return DoneTicket(failed(reason, self.version))
         row = self._answers.row(request)
         row.limit = min(row.limit, self._scheduler.capacity - len(row.prompt))
         job = Generation(row, self._answers, self._kind(request.weights), on_tokens)
+        job.show(sight)
         self._loop.submit(job, block=block)
         return JobTicket(job, self._loop.wake)
+
+    def _looking(self, vision: Vision) -> Sights:
+        """Pictures of this model, once they are known to be exact."""
+        plain = self._model.disable_adapter if self._adapters else None
+        sights = Sights(self._decoder.model, vision, plain=plain)
+        check_pictures(self._decoder, sights)
+        sights.forget()
+        return sights
+
+    def _seen(
+        self, texts: Sequence[IntArray], images: Sequence[Sequence[Image]]
+    ) -> list[Sight | None]:
+        """Texts with their pictures.
+
+        Raises:
+            ConfigError: one cannot be shown.
+        """
+        if not any(images):
+            return [None] * len(texts)
+        if self._sights is None:
+            raise ConfigError("this model reads no pictures; load a vision-language model")
+        if len(images) != len(texts):
+            raise ConfigError(f"got {len(texts)} texts and pictures of {len(images)}")
+        try:
+            return [
+                self._sights.see(ids, shown) if shown else None
+                for ids, shown in zip(texts, images, strict=True)
+            ]
+        except ImageError as error:
+            raise ConfigError(str(error)) from error
 
     def _states(
         self,
@@ -359,6 +439,7 @@ class Engine:
         layer: int,
         needs: Sequence[int],
         weights: WeightsChoice,
+        images: Sequence[Sequence[Image]],
     ) -> list[FloatArray]:
         layers = self._decoder.layers
         if not -layers - 1 <= layer <= layers:
@@ -366,12 +447,13 @@ class Engine:
         for index, ids in enumerate(sequences):
             self._check(ids, f"sequence {index}")
         kind = self._kind(weights)
-        return self._read(
-            [
-                States(ids, layer % (layers + 1), need, kind)
-                for ids, need in zip(sequences, needs, strict=True)
-            ]
-        )
+        jobs = [
+            States(ids, layer % (layers + 1), need, kind)
+            for ids, need in zip(sequences, needs, strict=True)
+        ]
+        for job, sight in zip(jobs, self._seen(sequences, images), strict=True):
+            job.show(sight)
+        return self._read(jobs)
 
     def _read(self, jobs: Sequence[Reading]) -> list[Any]:
         for job in jobs:

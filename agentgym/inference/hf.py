@@ -11,13 +11,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgym.core import GenerationRequest
-from agentgym.errors import ConfigError, InferenceError
+from agentgym.errors import ConfigError, ImageError, InferenceError
 from agentgym.inference.answers import Answers, Row, failed
-from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad
+from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad, full_states
+from agentgym.inference.sights import Sight, Sights
 from agentgym.inference.weights import copy_weights
 from agentgym.models.load import LoadedModel, load_model
 from agentgym.models.modes import in_eval
-from agentgym.types import Completion, FloatArray, IntArray
+from agentgym.models.vision import Vision
+from agentgym.types import Completion, FloatArray, Image, IntArray
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class HFBackend:
         token_budget: int = 16384,
         eos_ids: Sequence[int] | None = None,
         share_prefix: bool = True,
+        vision: Vision | None = None,
     ) -> None:
         """Wrap a model, or load one by name.
 
@@ -64,6 +67,7 @@ class HFBackend:
                 above it is answered alone.
             eos_ids: ids that end an answer; by default those of the model and the tokenizer.
             share_prefix: read a common prefix once.
+            vision: how the model reads pictures; comes with a name.
 
         Raises:
             ConfigError: the model cannot be loaded, or a limit is below 1.
@@ -76,6 +80,7 @@ class HFBackend:
             model = load_model(model, dtype=dtype, device=device)
         if isinstance(model, LoadedModel):
             tokenizer = tokenizer or model.tokenizer
+            vision = vision or model.vision
             model = model.model
         self.model = model
         self.tokenizer = tokenizer
@@ -89,7 +94,9 @@ class HFBackend:
         base: Any = model
         self._base = base.get_base_model() if hasattr(model, "peft_config") else base
         self._pads = can_pad(self._base)
-        self.answers = Answers(self._base, tokenizer, eos_ids)
+        self._vision = vision
+        self._sights = None if vision is None else Sights(self._base, vision)
+        self.answers = Answers(self._base, tokenizer, eos_ids, sees=vision is not None)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answer all requests, in order; see `InferenceBackend.generate`.
@@ -98,24 +105,39 @@ class HFBackend:
             InferenceError: the backend is closed.
         """
         answers: list[Completion | None] = [None] * len(requests)
-        good: list[int] = []
+        sights: dict[int, Sight | None] = {}
         for index, request in enumerate(requests):
-            if reason := self._problem(request):
+            try:
+                reason = self._problem(request)
+                sights[index] = None if reason else self._seen(request.prompt_ids, request.images)
+            except ImageError as error:
+                reason = str(error)
+            if reason:
                 answers[index] = failed(reason, self.version)
-            else:
-                good.append(index)
+                sights.pop(index, None)
         with self._serving():
-            for chunk in self._chunks(requests, good):
-                rows = [requests[index] for index in chunk]
+            for chunk in self._chunks(requests, sights):
+                rows = [(requests[index], sights[index]) for index in chunk]
                 for index, answer in zip(chunk, self._answer(rows), strict=True):
                     answers[index] = answer
         return [answer for answer in answers if answer is not None]
 
-    def logprobs(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
+    def logprobs(
+        self,
+        sequences: Sequence[IntArray],
+        starts: Sequence[int],
+        *,
+        images: Sequence[Sequence[Image]] = (),
+    ) -> list[FloatArray]:
         """Log-probabilities of given tokens; see `InferenceBackend.logprobs`.
 
+        Args:
+            sequences: each (L,) ids.
+            starts: for each, the first position to score (at least 1).
+            images: for each, the pictures that it has placeholders of; empty if none has any.
+
         Raises:
-            ConfigError: a sequence or start is out of range.
+            ConfigError: a sequence or start is out of range, or a picture cannot be shown.
             InferenceError: the backend is closed.
         """
         if len(sequences) != len(starts):
@@ -126,12 +148,24 @@ class HFBackend:
                 reason = f"start must be in 1..{len(ids)}, got {start}"
             if reason:
                 raise ConfigError(f"sequence {index}: {reason}")
+        if images and len(images) != len(sequences):
+            raise ConfigError(f"got {len(sequences)} sequences and pictures of {len(images)}")
+        try:
+            sights = [self._seen(*each) for each in zip(sequences, images or (), strict=False)]
+        except ImageError as error:
+            raise ConfigError(str(error)) from error
+        sights = sights or [None] * len(sequences)
         results: list[FloatArray] = [np.zeros(0, np.float32)] * len(sequences)
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
         with self._serving():
             lengths = dict(enumerate(map(len, sequences)))
-            for chunk in _packed(order, lengths, *self._limits):
-                scored = self._score([sequences[i] for i in chunk], [starts[i] for i in chunk])
+            alone = not self._pads and any(sights)
+            for chunk in _packed(order, lengths, 1 if alone else self.max_batch, self.token_budget):
+                scored = self._score(
+                    [sequences[i] for i in chunk],
+                    [starts[i] for i in chunk],
+                    [sights[i] for i in chunk],
+                )
                 for index, values in zip(chunk, scored, strict=True):
                     results[index] = values
         return results
@@ -150,12 +184,14 @@ class HFBackend:
         with self._lock, torch.no_grad():
             self._check_open()
             copy_weights(self.model, state)
-            self.version = version
+            self.set_version(version)
 
     def set_version(self, version: int) -> None:
         """Say that the model object has been updated in place."""
         with self._lock:
             self.version = version
+            if self._sights is not None:
+                self._sights.forget()
 
     def close(self) -> None:
         """Let go of the model; may be called twice."""
@@ -179,6 +215,18 @@ class HFBackend:
             with in_eval(self.model):
                 yield
 
+    def _seen(self, ids: IntArray, images: Sequence[Image]) -> Sight | None:
+        """A text with its pictures.
+
+        Raises:
+            ImageError: it cannot be shown.
+        """
+        if not images:
+            return None
+        if self._sights is None:
+            raise ImageError("this model reads no pictures; load a vision-language model")
+        return self._sights.see(ids, images)
+
     def _problem(self, request: GenerationRequest) -> str:
         """Why a request cannot be answered; empty if it can."""
         if request.weights == "base" and self.model is not self._base:
@@ -186,24 +234,32 @@ class HFBackend:
         return self.answers.problem(request)
 
     def _chunks(
-        self, requests: Sequence[GenerationRequest], good: Sequence[int]
+        self, requests: Sequence[GenerationRequest], good: Mapping[int, Sight | None]
     ) -> Iterator[list[int]]:
-        """Indices to answer together: of similar length, of equal length if need be."""
+        """Indices to answer together: of similar length, of equal length if need be.
+
+        Where pictures need the model's own forward pass, they are answered alone.
+        """
         prompts = {index: len(requests[index].prompt_ids) for index in good}
         totals = {index: prompts[index] + self.answers.limit(requests[index]) for index in good}
         order = sorted(good, key=lambda index: (prompts[index], totals[index]))
         if self._pads:
             yield from _packed(order, totals, *self._limits)
         else:
-            for length in sorted(set(prompts.values())):
+            yield from ([index] for index in order if good[index] is not None)
+            order = [index for index in order if good[index] is None]
+            for length in sorted({prompts[index] for index in order}):
                 equal = [index for index in order if prompts[index] == length]
                 yield from _packed(equal, totals, *self._limits)
 
-    def _answer(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+    def _answer(
+        self, requests: Sequence[tuple[GenerationRequest, Sight | None]]
+    ) -> list[Completion]:
         """Answer one chunk; if it cannot be computed, its halves."""
         try:
             return [self.answers.completion(row, self.version) for row in self._decode(requests)]
-        except RuntimeError as error:  # out of memory above all; torch has no narrower class
+        # Out of memory above all; torch has no narrower class.
+        except (RuntimeError, ImageError) as error:
             if len(requests) == 1:
                 return [failed(f"{type(error).__name__}: {str(error)[:500]}", self.version)]
             log.warning("a chunk of %d failed (%s); trying its halves", len(requests), error)
@@ -212,16 +268,18 @@ class HFBackend:
         half = len(requests) // 2
         return self._answer(requests[:half]) + self._answer(requests[half:])
 
-    def _decode(self, requests: Sequence[GenerationRequest]) -> list[Row]:
+    def _decode(self, requests: Sequence[tuple[GenerationRequest, Sight | None]]) -> list[Row]:
         """Sample until every row is finished."""
-        everyone = [self.answers.row(request) for request in requests]
+        everyone = [self.answers.row(request) for request, _ in requests]
+        sights = [sight for _, sight in requests]
         batch: Rows = (
             PaddedRows(self._base, share_prefix=self.share_prefix)
             if self._pads
-            else EqualRows(self._base)
+            else EqualRows(self._base, self._vision)
         )
         rows = list(everyone)
-        logits = batch.prefill([row.prompt for row in rows], max(row.limit for row in rows))
+        limit = max(row.limit for row in rows)
+        logits = batch.prefill([row.prompt for row in rows], limit, sights)
         while True:
             tokens = self.answers.sample(rows, logits).token_ids
             going = [index for index, row in enumerate(rows) if row.finish is None]
@@ -233,7 +291,12 @@ class HFBackend:
                 tokens = tokens[order]
             logits = batch.step(tokens)
 
-    def _score(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
+    def _score(
+        self,
+        sequences: Sequence[IntArray],
+        starts: Sequence[int],
+        sights: Sequence[Sight | None],
+    ) -> list[FloatArray]:
         """`logprobs` of one chunk, padded on the right: causal rows never see their padding."""
         ids = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
         for row, sequence in enumerate(sequences):
@@ -249,10 +312,14 @@ class HFBackend:
             return [np.zeros(0, np.float32) for _ in sequences]
         index = torch.tensor(where, device=ids.device)
         if self._pads:
-            hidden = self._base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = full_states(self._base, ids, sights)
             states, head = hidden[index[:, 0], index[:, 1]], self._base.get_output_embeddings()
         else:
-            logits = self._base(input_ids=ids, use_cache=False).logits
+            inputs = {"input_ids": ids}
+            if self._vision is not None and sights[0] is not None:
+                pictures = [sights[0].pictures]
+                inputs = self._vision.whole(sequences, pictures, ids.device)
+            logits = self._base(**inputs, use_cache=False).logits
             states, head = logits[index[:, 0], index[:, 1]], torch.nn.Identity()
         targets = ids[index[:, 0], index[:, 1] + 1]
         values = torch.cat(

@@ -12,6 +12,7 @@ from agentgym.core import WeightsChoice
 from agentgym.errors import InferenceError
 from agentgym.inference.answers import Answers, Row, failed
 from agentgym.inference.pages import Node
+from agentgym.inference.sights import Sight
 from agentgym.types import Completion, FloatArray, IntArray
 
 
@@ -20,6 +21,8 @@ class Job(ABC):
 
     layer: int | None = None
     """Whose hidden states it wants besides the last."""
+    sight: Sight | None = None
+    """Its pictures; `tokens` then are keys."""
 
     def __init__(self, tokens: Sequence[int], weights: WeightsChoice, need: int) -> None:
         """Begin with nothing computed.
@@ -53,6 +56,12 @@ class Job(ABC):
     def todo(self) -> int:
         """Tokens to compute before something can be done with the text."""
         return len(self.tokens) - self.computed
+
+    def show(self, sight: Sight | None) -> None:
+        """Show its pictures; before anything is computed."""
+        if sight is not None:
+            self.sight = sight
+            self.tokens = sight.keys[: len(self.tokens)].tolist()
 
     @abstractmethod
     def fail(self, reason: str, version: int) -> None:

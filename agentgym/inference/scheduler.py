@@ -13,6 +13,7 @@ from agentgym.inference.attention import Plan, Span, in_order
 from agentgym.inference.decoder import Decoder
 from agentgym.inference.jobs import Generation, Job, Reading, Scoring, States
 from agentgym.inference.pages import PAGE, Match, Node, PagePool, PrefixTree
+from agentgym.inference.sights import Overlay, overlay
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,8 @@ class Scheduler:
             if self._waits(job, match):
                 deferred += 1
                 continue
+            if not self._looked(job, match):
+                continue
             if self._place(job, match):
                 self.waiting.remove(job)
                 insort(self.running, job, key=lambda j: j.arrival)
@@ -162,6 +165,19 @@ class Scheduler:
                     other.overtaken += 1
             else:
                 blocked.append(job)
+
+    def _looked(self, job: Job, match: Match) -> bool:
+        """Run the vision tower on what a text shows beyond its kept prefix; False if it fails."""
+        if job.sight is None:
+            return True
+        try:
+            job.sight.between(match.tokens, len(job.tokens), job.weights)
+        except Exception as error:  # of this text's pictures alone; the others go on
+            self.waiting.remove(job)
+            reason = f"{type(error).__name__}: {str(error)[:500]}"
+            job.fail(f"its pictures cannot be computed ({reason})", self.version)
+            return False
+        return True
 
     def _match(self, job: Job) -> Match:
         if not self._reuse:
@@ -336,11 +352,15 @@ class Scheduler:
     def _compute(self, chosen: Sequence[tuple[Job, int]], plan: Plan) -> None:
         tokens = [t for job, new in chosen for t in job.tokens[job.computed :][:new]]
         layers = {job.layer for job, _ in chosen if job.layer is not None}
+        seen = _seen(chosen, self.pool.memory.device)
+        if seen is not None:
+            tokens = [max(token, 0) for token in tokens]  # keys of pictures are negative
         hidden, by_layer = self.decoder.hidden(
             torch.tensor(tokens, device=self.pool.memory.device),
             plan,
             adapted=chosen[0][0].weights == "policy",
             layers=layers,
+            seen=seen,
         )
         broken = _broken(chosen, hidden)
         answering: list[Generation] = []
@@ -456,6 +476,14 @@ def _broken(chosen: Sequence[tuple[Job, int]], hidden: torch.Tensor) -> list[Job
         return []
     parts = torch.split(finite, [new for _, new in chosen])
     return [job for (job, _), part in zip(chosen, parts, strict=True) if not bool(part.all())]
+
+
+def _seen(chosen: Sequence[tuple[Job, int]], device: torch.device) -> Overlay | None:
+    """What the pictures of a step's texts change."""
+    if not any(job.sight for job, _ in chosen):
+        return None
+    rows = [(job.sight, job.computed, new, job.weights) for job, new in chosen]
+    return overlay(rows, device)
 
 
 def _pages(tokens: int) -> int:

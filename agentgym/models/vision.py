@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from agentgym.errors import ConfigError, ImageError
 from agentgym.images import decode_image
@@ -22,7 +23,8 @@ from agentgym.types import Image, IntArray
 
 _KEPT = 256
 """Pictures whose tower inputs are kept for the next prompt that shows them."""
-_TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
+_MARKS = frozenset({"mm_token_type_ids", "token_type_ids"})
+_TEXT_INPUTS = frozenset({"input_ids", "attention_mask", *_MARKS})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,8 @@ class Picture:
     """(S,) which of `ids` its features replace."""
     inputs: Mapping[str, torch.Tensor]
     """What the model's ``get_image_features`` takes."""
+    marks: tuple[str, ...] = ()
+    """Names of further inputs of the model's own forward pass, which mark the slots."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +74,7 @@ class Vision:
         self.tokenizer: Any = processor.tokenizer
         self.image_token = token
         self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(token))
+        self._tiles = hasattr(processor, "fake_image_token")  # Idefics3 and its kin
         self._kept: OrderedDict[str, Picture] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -140,6 +145,7 @@ class Vision:
             ids,
             np.flatnonzero(ids == self.image_token_id).astype(np.int32),
             {name: value for name, value in out.items() if name not in _TEXT_INPUTS},
+            tuple(name for name in out if name in _MARKS),
         )
 
     def locate(self, ids: IntArray, pictures: Sequence[Picture]) -> list[int]:
@@ -167,6 +173,38 @@ class Vision:
         starts = self.locate(ids, pictures)
         parts = [p.slots + start for p, start in zip(pictures, starts, strict=True)]
         return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
+
+    def whole(
+        self,
+        texts: Sequence[IntArray],
+        pictures: Sequence[Sequence[Picture]],
+        device: torch.device,
+    ) -> dict[str, torch.Tensor]:
+        """Arguments of the model's own forward pass for texts of one length with their pictures.
+
+        Args:
+            texts: each (L,) ids, whose placeholder tokens are all places of pictures.
+            pictures: for each text, in order.
+            device: of the model.
+        """
+        ids = torch.stack([torch.as_tensor(text, dtype=torch.long) for text in texts])
+        inputs: dict[str, Any] = {"input_ids": ids}
+        everything = [picture for row in pictures for picture in row]
+        for name in everything[0].inputs if everything else ():
+            inputs[name] = self._joined([picture.inputs[name] for picture in everything])
+        for name in everything[0].marks if everything else ():
+            inputs[name] = (ids == self.image_token_id).long()
+        return {name: value.to(device) for name, value in inputs.items()}
+
+    def _joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Inputs of several pictures as one tensor, smaller pictures padded with zeros."""
+        if len(parts) > 1 and parts[0].ndim > 3:
+            sizes = [max(part.shape[axis] for part in parts) for axis in (-2, -1)]
+            parts = [
+                F.pad(p, (0, sizes[1] - p.shape[-1], 0, sizes[0] - p.shape[-2])) for p in parts
+            ]
+        # Where a picture has several tiles, the first axis is the text's and the second theirs.
+        return torch.cat(list(parts), dim=1 if self._tiles else 0)
 
 
 def _find(ids: Any, pattern: Any, begin: int) -> int | None:
