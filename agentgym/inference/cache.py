@@ -27,14 +27,14 @@ _PADDABLE = frozenset(
         "mistral",
         "olmo2",
         "qwen2",
-        "qwen2_5_vl_text",
-        "qwen2_vl_text",
         "qwen3",
         "smollm3",
         "stablelm",
         "starcoder2",
     }
 )
+# The same inside of vision-language models.
+_PADDABLE_INSIDE = frozenset({"qwen2_5_vl_text", "qwen2_vl_text"})
 # Vision-language models that put features in the place of embeddings and do no more with pictures.
 _EMBEDDING = frozenset({"idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "smolvlm"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -364,7 +364,7 @@ def can_pad(model: PreTrainedModel) -> bool:
     config: Any = whole.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     return (
-        config.model_type in _PADDABLE
+        config.model_type in _PADDABLE | _PADDABLE_INSIDE
         and (config is whole or whole.model_type in _EMBEDDING)
         and config._attn_implementation in ("sdpa", "eager")
         and getattr(config, "sliding_window", None) is None

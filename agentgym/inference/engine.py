@@ -409,6 +409,7 @@ class Engine:
         sights = Sights(self._decoder.model, vision, plain=plain)
         check_pictures(self._decoder, sights)
         sights.forget()
+        sights.runs = 0
         return sights
 
     def _seen(

@@ -158,7 +158,8 @@ class Vision:
         starts: list[int] = []
         begin = 0
         for number, picture in enumerate(pictures):
-            found = _find(ids, picture.ids, begin)
+            after = pictures[number + 1].ids if number + 1 < len(pictures) else None
+            found = self._find(ids, picture.ids, begin, after)
             if found is None:
                 raise ImageError(
                     f"the prompt has no place for picture {number + 1} of {len(pictures)}: its "
@@ -167,6 +168,28 @@ class Vision:
             starts.append(found)
             begin = found + len(picture.ids)
         return starts
+
+    def _find(self, ids: IntArray, run: IntArray, begin: int, after: IntArray | None) -> int | None:
+        """Where a picture's whole run of placeholders stands first in ``ids[begin:]``.
+
+        A run of placeholders alone is no part of a longer one, unless another picture's run
+        touches it.
+        """
+        token, last = self.image_token_id, len(ids) - len(run)
+        if last < begin:
+            return None
+        for start in (np.flatnonzero(ids[begin : last + 1] == run[0]) + begin).tolist():
+            end = start + len(run)
+            if not np.array_equal(ids[start:end], run):
+                continue
+            if start > begin and run[0] == token == ids[start - 1]:
+                continue
+            if end < len(ids) and run[-1] == token == ids[end]:
+                touching = after is not None and np.array_equal(ids[end : end + len(after)], after)
+                if not touching:
+                    continue
+            return int(start)
+        return None
 
     def slots(self, ids: IntArray, pictures: Sequence[Picture]) -> IntArray:
         """(S,) positions in a prompt that the features of its pictures take, in order."""
@@ -205,18 +228,6 @@ class Vision:
             ]
         # Where a picture has several tiles, the first axis is the text's and the second theirs.
         return torch.cat(list(parts), dim=1 if self._tiles else 0)
-
-
-def _find(ids: Any, pattern: Any, begin: int) -> int | None:
-    """Where `pattern` occurs first in `ids[begin:]`."""
-    last = len(ids) - len(pattern)
-    if last < begin:
-        return None
-    # Placeholders are rare: only where the first one stands can the whole run begin.
-    for start in np.flatnonzero(ids[begin : last + 1] == pattern[0]) + begin:
-        if np.array_equal(ids[start : start + len(pattern)], pattern):
-            return int(start)
-    return None
 
 
 def tower(model: Any, pictures: Sequence[Picture]) -> list[Features]:

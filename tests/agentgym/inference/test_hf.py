@@ -298,11 +298,11 @@ def test_what_does_not_fit_is_answered_in_halves(
     sizes: list[int] = []
     prefill = cache.PaddedRows.prefill
 
-    def small(self: Any, texts: Any, new_tokens: int) -> Any:
+    def small(self: Any, texts: Any, new_tokens: int, sights: Any) -> Any:
         sizes.append(len(texts))
         if len(texts) > 2 or any(len(text) == 50 for text in texts):
             raise torch.OutOfMemoryError("no memory left")
-        return prefill(self, texts, new_tokens)
+        return prefill(self, texts, new_tokens, sights)
 
     monkeypatch.setattr(cache.PaddedRows, "prefill", small)
     answers = backend.generate(ask(RAGGED))

@@ -30,7 +30,7 @@ def noise(seed: int, height: int = 50, width: int = 70) -> Image:
     return encode_image(pixels)
 
 
-A, B, C = noise(0), noise(1), noise(2, 40, 90)
+A, B, C = noise(0), noise(1), noise(2, 20, 90)
 
 
 @dataclass

@@ -89,14 +89,23 @@ def test_a_sampled_placeholder_is_no_place_of_a_picture(pair: tuple[Any, Vision]
     model, vision = pair
     stray = vision.image_token_id
     run = vision.ids(FIRST)
-    ids = np.array([40, stray, 41, stray, 42, *run, stray, 43, *vision.ids(SECOND)], np.int32)
+    ids = np.array([40, stray, 41, stray, 42, *run, 43, stray, 44, *vision.ids(SECOND)], np.int32)
     pictures = [vision.read(FIRST), vision.read(SECOND)]
     slots = vision.slots(ids, pictures)
     assert slots[0] >= 5
-    assert 5 + len(run) not in slots
+    assert 6 + len(run) not in slots
     positions = axis_positions(model, vision, ids, pictures, slots)
     if positions is not None:
         assert positions[:, :5].tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_pictures_that_touch_have_their_own_places(pair: tuple[Any, Vision]) -> None:
+    vision = pair[1]
+    ids = np.array([40, *vision.ids(FIRST), *vision.ids(SECOND), 41], np.int32)
+    starts = vision.locate(ids, [vision.read(FIRST), vision.read(SECOND)])
+    assert starts == [1, 1 + len(vision.ids(FIRST))]
+    with pytest.raises(ImageError, match="no place for picture 1 of 1"):
+        vision.locate(ids[1:-3], [vision.read(SECOND)])
 
 
 def test_wrong_pictures_are_told(pair: tuple[Any, Vision]) -> None:
