@@ -289,6 +289,8 @@ class Trainer(Protocol):
     """The module that is trained; a backend may sample from the very same object."""
     planned_steps: int
     position: int
+    # Optional: `act_with(backend, sampling)` is called by a run, for methods that sample while they
+    # train; `backend()` gives the run's backend with the weights of that moment.
 
     def __init__(self, model: Any, tokenizer: Any, config: Any) -> None: ...
 

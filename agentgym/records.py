@@ -2,9 +2,9 @@
 
 Columns (`SCHEMA`): ``id env_id seed goal split options`` (the task), ``reward num_turns`` (derived,
 for people), ``end outcome source policy sample_seed group_id attempt``, ``final_observation
-final_error final_image``, ``verdicts`` (list of structs), ``error metadata`` and ``turns`` (list
-of structs with the fields of `types.Turn`). Token ids are list<int32>, what goes with them
-list<float>, pictures their SHA-256, mappings (``options metadata info cost``) JSON text.
+final_error final_image final_prompt_ids``, ``verdicts`` (list of structs), ``error metadata`` and
+``turns`` (list of structs with the fields of `types.Turn`). Token ids are list<int32>, what goes
+with them list<float>, pictures their SHA-256, mappings (``options metadata info cost``) JSON text.
 
 What does not come back as it was given, on purpose:
 
@@ -226,11 +226,14 @@ TRAJECTORY_COLUMNS = {
     "final_observation": _TEXT,
     "final_error": _TEXT,
     "final_image": _IMAGE,
+    "final_prompt_ids": _IDS,
     "verdicts": _VERDICTS,
     "error": _TEXT,
     "metadata": _JSON,
     "turns": _Column(pa.list_(_TURN_TYPE), _turns, _turn_tuples),
 }
+_LATER_COLUMNS = ("final_prompt_ids",)
+"""Stores may be older than these columns; their rows have the fields' defaults."""
 DERIVED_COLUMNS = {"reward": _FLOAT, "num_turns": _INT}
 _COLUMNS = {
     "id": _TEXT,
@@ -284,6 +287,7 @@ def from_table(table: pa.Table) -> list[Trajectory]:
             name: column.decode(_one_chunk(batch.column(name)))
             for name, column in _COLUMNS.items()
             if name not in DERIVED_COLUMNS
+            and not (name in _LATER_COLUMNS and name not in batch.column_names)
         }
     except (KeyError, ValueError) as error:
         raise StoreError(f"these trajectories cannot be read: {error}") from error

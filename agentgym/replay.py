@@ -1,6 +1,5 @@
 """Transitions of turns, and the buffer that off-policy methods draw them from; numpy only."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import numpy as np
 from agentgym.rows import as_rows
 from agentgym.types import EndReason, IntArray, Trajectory
 
-_TERMINAL = (EndReason.SUCCESS, EndReason.FAILURE)
+_TERMINAL = (EndReason.SUCCESS, EndReason.FAILURE, EndReason.UNJUDGED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +30,9 @@ def transitions(
 ) -> tuple[list[Transition], int]:
     """The turns of an episode.
 
-    A last turn that did not terminate (a limit cut the episode) has no next state on record, so
-    that its value could not be bootstrapped: it is left out, as are turns without tokens.
+    If a limit cut the episode, its last turn leads to `Trajectory.final_prompt_ids`, so that it is
+    bootstrapped and not taken for an end. Where that is not on record the turn is left out, as are
+    turns without tokens.
 
     Args:
         trajectory: the episode, scored.
@@ -50,16 +50,19 @@ def transitions(
     for index, turn in enumerate(trajectory.turns):
         last = index == len(trajectory.turns) - 1
         row, following = rows.get(index), rows.get(index + 1)
-        if row is None or (following is None and not (last and trajectory.end in _TERMINAL)):
+        after = None
+        if following is not None:
+            after = following.ids[: int(np.flatnonzero(following.mask)[0])]
+        elif last and trajectory.end not in _TERMINAL:
+            after = trajectory.final_prompt_ids
+        ended = last and trajectory.end in _TERMINAL
+        if row is None or (after is None and not ended):
             continue
         if score == "return":
             reward = turn.reward
         else:
             reward = float(trajectory.outcome or 0.0) if last else 0.0
         start = int(np.flatnonzero(row.mask)[0])
-        after = None
-        if following is not None:
-            after = following.ids[: int(np.flatnonzero(following.mask)[0])]
         found.append(
             Transition(
                 row.ids[:start], row.ids[start:], reward - penalty * (not turn.parsed), after
@@ -76,21 +79,29 @@ class ReplayBuffer:
     """
 
     def __init__(self, size: int) -> None:
-        self._kept: deque[Transition] = deque(maxlen=size)
+        self.size = size
+        self._kept: list[Transition] = []
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __getitem__(self, index: int) -> Transition:
+        return self._kept[index]
 
     def __iter__(self) -> Iterator[Transition]:
         return iter(self._kept)
 
     def add(self, transitions: Sequence[Transition]) -> None:
         """Put them behind the others."""
-        self._kept.extend(transitions)
+        self._kept = [*self._kept, *transitions][-self.size :]
 
-    def sample(self, count: int, rng: np.random.Generator) -> list[Transition]:
-        """So many of them, with replacement."""
-        return [self._kept[int(i)] for i in rng.integers(len(self._kept), size=count)]
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept = []
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[int]:
+        """Places of so many of them, with replacement."""
+        return [int(i) for i in rng.integers(len(self._kept), size=count)]
 
     def state_dict(self) -> dict[str, Any]:
         """As a few flat arrays."""
@@ -118,7 +129,7 @@ class ReplayBuffer:
         }
         rewards = np.asarray(state["reward"]).tolist()
         ended = np.asarray(state["terminated"]).astype(bool).tolist()
-        self._kept.clear()
+        self.clear()
         for i, reward in enumerate(rewards):
             after = None if ended[i] else columns["next_state"][i]
             self._kept.append(Transition(columns["state"][i], columns["action"][i], reward, after))

@@ -50,6 +50,7 @@ def _part(episode: Trajectory, roles: Sequence[str], role: str) -> Trajectory:
         end=end,
         outcome=outcome,
         group_id=f"{episode.group_id}.{role}",
+        final_prompt_ids=None,  # it was another role's, maybe
         metadata={**episode.metadata, "role": role},
     )
 

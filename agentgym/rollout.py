@@ -21,6 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agentgym.chat import Conversation
 from agentgym.core import Policy, TurnOutput, TurnRequest
 from agentgym.errors import (
     AgentGymError,
@@ -32,7 +33,7 @@ from agentgym.errors import (
 from agentgym.images import encode_image
 from agentgym.roles import by_role
 from agentgym.seeding import derive
-from agentgym.types import EndReason, Image, Observation, Task, Trajectory, Turn
+from agentgym.types import EndReason, Image, IntArray, Observation, Task, Trajectory, Turn
 from agentgym.workers import Env, EnvPool, EnvWorker
 
 _log = logging.getLogger(__name__)
@@ -244,6 +245,7 @@ class _Attempt:
         self.roles: list[str] = []
         """Who acted in each turn; empty names where the environment tells no roles."""
         self.last: _Shown | None = None
+        self.final_prompt_ids: IntArray | None = None
 
     async def run(self) -> EndReason:
         """Play to the end.
@@ -288,6 +290,7 @@ class _Attempt:
             )
             generate_s = time.perf_counter() - started
             if output.overflow:
+                self._cut(conversation)
                 return EndReason.TOKEN_LIMIT
             if output.completion.finish_reason in ("error", "abort"):
                 raise _Broken(EndReason.INFERENCE_ERROR, output.completion.error)
@@ -306,7 +309,15 @@ class _Attempt:
             if after.terminated:
                 return _end(after, self.turns)
             if truncated:
+                conversation.observe(after.observation)
+                self._cut(conversation)
                 return EndReason.TURN_LIMIT
+
+    def _cut(self, conversation: Conversation) -> None:
+        """Keep the context that a limit left without an answer: its value may be bootstrapped."""
+        context = conversation.prompt().context
+        if self.turns and 0 < len(context) <= conversation.config.max_tokens:
+            self.final_prompt_ids = context
 
     def _reset(self, env: Env) -> Any:
         started = time.perf_counter()
@@ -357,6 +368,7 @@ class _Attempt:
             final_observation=last.observation["text"] if last and finished else "",
             final_error=last.observation["error"] if last and finished else "",
             final_image=last.image if last and finished else None,
+            final_prompt_ids=self.final_prompt_ids,
             error=error,
             metadata=metadata,
         )

@@ -273,6 +273,8 @@ class Run:
         model = self._load().model if self._trainer is None else self._trainer.model
         self._warming = warming
         made: Trainer = factory(model, self.tokenizer, settings)
+        if hasattr(made, "act_with"):  # a method that samples while it trains
+            made.act_with(self._backend, self.recipe.sampling)
         return made
 
     def _load(self) -> "LoadedModel":

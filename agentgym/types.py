@@ -225,6 +225,9 @@ class Trajectory:
     final_observation: str = ""
     final_error: str = ""
     final_image: Image | None = None
+    final_prompt_ids: IntArray | None = None
+    """(P,) the whole context that the policy would have answered next, had no limit ended the
+    episode; `None` if it ended otherwise, or if that is not known or longer than the budget."""
     verdicts: tuple[Verdict, ...] = ()
     error: str = ""
     """What broke, if `end` is not the agent's."""
@@ -242,5 +245,6 @@ class Trajectory:
 
     @property
     def truncated(self) -> bool:
-        """True if the last turn was cut by a limit, so that its value may be bootstrapped."""
-        return bool(self.turns) and self.turns[-1].truncated
+        """True if a limit on turns or tokens cut the episode: its end may be bootstrapped."""
+        limits = (EndReason.TURN_LIMIT, EndReason.TOKEN_LIMIT)
+        return bool(self.turns) and (self.turns[-1].truncated or self.end in limits)

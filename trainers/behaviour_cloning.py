@@ -298,9 +298,7 @@ class BehaviourCloningTrainer:
         batch = self._plan[self._position]
         with self._training_mode():
             loss, tokens = self._accumulate(batch)
-        for gradient in self.optimiser.gradients():
-            if self.accelerator.num_processes > 1:
-                gradient.copy_(self.accelerator.reduce(gradient, reduction="sum"))
+        self._reduce(self.optimiser)
         learning_rate = self._learning_rate()
         report = self.optimiser.step(learning_rate, self.config.max_grad_norm)
         self._position += 1
@@ -314,6 +312,12 @@ class BehaviourCloningTrainer:
             "tokens": float(tokens),
             "skipped": float(report.skipped),
         }
+
+    def _reduce(self, optimiser: MasterAdamW) -> None:
+        """Sum gradients over processes."""
+        for gradient in optimiser.gradients():
+            if self.accelerator.num_processes > 1:
+                gradient.copy_(self.accelerator.reduce(gradient, reduction="sum"))
 
     def _learning_rate(self) -> float:
         config = self.config

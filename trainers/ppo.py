@@ -4,7 +4,7 @@ Source: Schulman et al. 2017, https://arxiv.org/abs/1707.06347; advantages by Sc
 https://arxiv.org/abs/1506.02438.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,42 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentgym import seeding
 from agentgym.advantages import explained_variance, gae, whiten
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.losses import clipped_value_loss
-from agentgym.models.heads import ValueCritic, own_trunk, trunk, trunk_states
-from agentgym.optim import MasterAdamW
-from agentgym.rows import Row
-from agentgym.trainers.policy_gradient import (
-    ADVANTAGE,
-    PolicyGradientConfig,
-    PolicyGradientTrainer,
-)
+from agentgym.models.heads import ValueCritic
+from agentgym.rows import MicroBatch, Row
+from agentgym.trainers.actor_critic import ActorCriticConfig, ActorCriticTrainer
+from agentgym.trainers.policy_gradient import ADVANTAGE
 from agentgym.types import FloatArray, Trajectory
 
 VALUE, TARGET = "value", "target"
 
 
 @dataclass(frozen=True)
-class PPOConfig(PolicyGradientConfig):
+class PPOConfig(ActorCriticConfig):
     """How to learn with a critic beside the policy."""
 
-    score: Literal["outcome", "return"] = "return"
-    """Rewards of turns: the environment's, or the outcome at an episode's last turn."""
     level: Literal["turn", "token"] = "turn"
     """What the critic values and what an advantage belongs to."""
     discount: float = 1.0
     """Per turn or token, as `level` says."""
     trace: float = 0.95
     """Lambda of generalised advantage estimation, per turn or token."""
-    critic: Literal["separate", "policy"] = "separate"
-    """"separate": a transformer of the critic's own, begun as a copy of the policy's, is trained
-    with the head. "policy": a head alone, on the policy's hidden states."""
-    critic_hidden: int = 0
-    """Width of the head's hidden layers; 0 takes the transformer's."""
-    critic_learning_rate: float = 2e-5
-    """Constant."""
     value_clip: float = 0.2
     """How far a value may move within an update before its loss stops it; 0 does not clip."""
     whiten_advantages: bool = True
@@ -60,24 +46,20 @@ class PPOConfig(PolicyGradientConfig):
     """As of `PolicyGradientConfig`."""
 
     def __post_init__(self) -> None:
-        PolicyGradientConfig.__post_init__(self)
-        if not 0 <= self.trace <= 1 or self.value_clip < 0 or self.critic_hidden < 0:
+        ActorCriticConfig.__post_init__(self)
+        if not 0 <= self.trace <= 1 or self.value_clip < 0 or self.drop_below:
             raise ConfigError(
-                "need trace in [0, 1], value_clip and critic_hidden not negative, got "
-                f"{self.trace!r}, {self.value_clip!r} and {self.critic_hidden!r}"
-            )
-        if self.critic_learning_rate <= 0 or self.drop_below:
-            raise ConfigError(
-                "critic_learning_rate must be above 0 and drop_below 0, got "
-                f"{self.critic_learning_rate!r} and {self.drop_below!r}"
+                "need trace in [0, 1], value_clip not negative and drop_below 0, got "
+                f"{self.trace!r}, {self.value_clip!r} and {self.drop_below!r}"
             )
 
 
-class PPOTrainer(PolicyGradientTrainer):
+class PPOTrainer(ActorCriticTrainer):
     """Every step trains the critic, then the policy, on the same rows.
 
-    An episode that a limit cut is bootstrapped by the value of its last known state, the one
-    before its last unit: what it led to is not on record. One process only.
+    An episode that a limit cut is bootstrapped by the value of the state that it led to. Where
+    that is not on record, the value of the last known state, the one before the last unit, stands
+    in for it (`guessed_bootstraps`).
 
     Args:
         model: as for `PolicyGradientTrainer`.
@@ -91,18 +73,8 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def __init__(self, model: Any, tokenizer: Any, config: PPOConfig | None = None) -> None:
         super().__init__(model, tokenizer, config)
-        if self.accelerator.num_processes > 1:
-            raise ConfigError("ppo trains in one process")
-        width = int(self.model.get_input_embeddings().weight.shape[1])
-        own = self.config.critic == "separate"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeding.derive(self.config.seed, "critic"))
-            self.critic = ValueCritic(
-                own_trunk(self.model) if own else None, width, self.config.critic_hidden or width
-            ).to(self.device)
-        self.critic_optimiser = MasterAdamW(
-            self.critic.named_parameters(), weight_decay=self.config.weight_decay
-        )
+        self.critic = self._beside(ValueCritic, self.config.critic == "separate")
+        self.critic_optimiser = self._optimiser_of(self.critic)
 
     # -- one update ---------------------------------------------------------------------------
 
@@ -118,6 +90,9 @@ class PPOTrainer(PolicyGradientTrainer):
                 "value": float(old.mean()),
                 "return": float(targets.mean()),
                 "explained_variance": explained_variance(old, targets) if np.ptp(targets) else 0.0,
+                "guessed_bootstraps": sum(
+                    t.truncated and t.final_prompt_ids is None for t in scored
+                ),
             }
         self._sums = {}
         self._begin(rows, counts)
@@ -130,8 +105,8 @@ class PPOTrainer(PolicyGradientTrainer):
         """Advantages of tokens; values and targets at the first token of each unit, else NaN."""
         if not rows:
             return {ADVANTAGE: []}
-        with torch.no_grad():
-            values = [v.cpu().numpy().astype(np.float64) for v in self._values(rows)]
+        values = self._together(len(rows), lambda places: self._known([rows[i] for i in places]))
+        after = self._values_after(scored)
         firsts = [self._firsts(row) for row in rows]
         advantages = [np.zeros(len(f)) for f in firsts]
         targets = [np.zeros(len(f)) for f in firsts]
@@ -141,7 +116,7 @@ class PPOTrainer(PolicyGradientTrainer):
                 continue
             rewards = np.concatenate([self._rewards(rows[i], firsts[i], trajectory) for i in mine])
             known = np.concatenate([values[i] for i in mine])
-            bootstrap = float(known[-1]) if trajectory.truncated else 0.0
+            bootstrap = after.get(number, float(known[-1])) if trajectory.truncated else 0.0
             found = gae(rewards, known, self.config.discount, self.config.trace, bootstrap)
             ends = np.cumsum([len(firsts[i]) for i in mine])[:-1]
             for i, own, goal in zip(
@@ -185,49 +160,49 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def _values(self, rows: Sequence[Row]) -> list[Tensor]:
         """(K,) for each row: the critic's value before each unit."""
-        own = self.critic.encoder is not None
-        with torch.set_grad_enabled(own and torch.is_grad_enabled()):
-            states = trunk_states(
-                self.critic.encoder if self.critic.encoder is not None else trunk(self.model),
-                [row.ids for row in rows],
-                [(self._firsts(row) - 1).tolist() for row in rows],
-                device=self.device,
-                micro_batch_tokens=self.config.micro_batch_tokens,
-            )
-        return [self.critic(s) for s in states]
+        places = [(self._firsts(row) - 1).tolist() for row in rows]
+        return [self.critic(s) for s in self._read(self.critic, [row.ids for row in rows], places)]
+
+    @torch.no_grad()
+    def _known(self, rows: Sequence[Row]) -> list[np.ndarray[Any, Any]]:
+        """As `_values`, as numbers."""
+        return [values.cpu().numpy().astype(np.float64) for values in self._values(rows)]
+
+    @torch.no_grad()
+    def _values_after(self, scored: Sequence[Trajectory]) -> dict[int, float]:
+        """By number, the value of the state that a cut episode led to, where it is on record."""
+        cut = [
+            (number, ids)
+            for number, trajectory in enumerate(scored)
+            if trajectory.truncated and (ids := trajectory.final_prompt_ids) is not None
+        ]
+        states = self._read(
+            self.critic, [ids for _, ids in cut], [(len(ids) - 1,) for _, ids in cut]
+        )
+        return {number: float(self.critic(s)) for (number, _), s in zip(cut, states, strict=True)}
 
     def step(self) -> dict[str, float]:
         """One step of the critic and one of the policy, on the same rows."""
         if self.done:
             raise TrainingError("no step is left; call start(trajectories) first")
-        value_loss = self._critic_step(self._plan[self._position])
-        return {**super().step(), "value_loss": value_loss}
+        critic_loss = self._critic_step(self._plan[self._position])
+        return {**super().step(), "critic_loss": critic_loss}
 
     def _critic_step(self, batch: Sequence[int]) -> float:
-        rows = [self._rows[i] for i in batch]
-        values = torch.cat(self._values(rows))
-        old, targets = (
-            self._tensor(_units([self._columns[name][i] for i in batch]).astype(np.float32))
-            for name in (VALUE, TARGET)
-        )
-        loss = clipped_value_loss(values, old, targets, self.config.value_clip or None).mean()
-        torch.autograd.backward(loss)
-        value = float(loss.detach())
-        self.critic_optimiser.collect()
-        self.critic_optimiser.step(self.config.critic_learning_rate, self.config.max_grad_norm)
-        self._sum("value_loss", torch.tensor(value), 1)
+        units = sum(len(self._firsts(self._rows[i])) for i in batch)
+
+        def loss(group: MicroBatch) -> Tensor:
+            chosen = [batch[i] for i in group]
+            values = torch.cat(self._values([self._rows[i] for i in chosen]))
+            old, targets = (
+                self._tensor(_units([self._columns[name][i] for i in chosen]).astype(np.float32))
+                for name in (VALUE, TARGET)
+            )
+            clip = self.config.value_clip or None
+            return clipped_value_loss(values, old, targets, clip).sum() / units
+
+        value, _ = self._fit(self.critic_optimiser, [len(self._rows[i]) for i in batch], loss)
         return value
-
-    # -- state --------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of `PolicyGradientTrainer`, with the critic."""
-        return {**super().state_dict(), "critic": self.critic_optimiser.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, inside an update too."""
-        super().load_state_dict(state)
-        self.critic_optimiser.load_state_dict(state["critic"])
 
 
 def _held(row: Row, firsts: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> FloatArray:

@@ -56,6 +56,7 @@ FULL = Trajectory(
     final_observation="bye",
     final_error="late",
     final_image=Image("b" * 64),
+    final_prompt_ids=np.array([7, 8, 9], np.int32),
     verdicts=(Verdict(0.5, "judge", "because", (None, 1.0)), Verdict(None, "other")),
     error="what broke",
     metadata={"phase": "eval", "tags": []},

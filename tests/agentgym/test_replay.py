@@ -53,10 +53,22 @@ def test_the_outcome_as_the_last_reward_and_penalties(episode: Trajectory) -> No
 
 
 @pytest.mark.parametrize("end", [EndReason.TURN_LIMIT, EndReason.TOKEN_LIMIT])
-def test_a_cut_episode_loses_its_last_turn(episode: Trajectory, end: EndReason) -> None:
+def test_a_cut_episode_goes_on_to_where_it_led(episode: Trajectory, end: EndReason) -> None:
+    """Or loses its last turn, where that is not on record."""
     found, dropped = transitions(dataclasses.replace(episode, end=end))
     assert dropped == 1
     assert [t.next_state is None for t in found] == [False, False]
+    known = dataclasses.replace(episode, end=end, final_prompt_ids=ids(7, 8, 9, 10))
+    found, dropped = transitions(known)
+    assert dropped == 0
+    assert shown(found)[-1] == ([7, 8], [9], 4.0, [7, 8, 9, 10])
+
+
+def test_what_a_judge_scored_has_ended(episode: Trajectory) -> None:
+    judged = dataclasses.replace(episode, end=EndReason.UNJUDGED, outcome=0.5)
+    found, dropped = transitions(judged, "outcome")
+    assert dropped == 0
+    assert shown(found)[-1] == ([7, 8], [9], 0.5, None)
 
 
 def test_turns_without_tokens_are_left_out(episode: Trajectory) -> None:
@@ -82,7 +94,9 @@ def test_the_buffer_forgets_the_oldest_and_survives_a_checkpoint(
     other.load_state_dict(saved.state)
     assert shown(list(other)) == shown(list(buffer))
     rng, again = np.random.default_rng(0), np.random.default_rng(0)
-    assert shown(buffer.sample(9, rng)) == shown(other.sample(9, again))
+    assert buffer.draw(9, rng) == other.draw(9, again)
+    assert shown([buffer[0]]) == shown([found[2]])
+    assert set(buffer.draw(99, rng)) == {0, 1, 2, 3}
     empty = ReplayBuffer(4)
     empty.load_state_dict(ReplayBuffer(4).state_dict())
     assert len(empty) == 0

@@ -1,7 +1,12 @@
 """What holds for every registered trainer: it learns, it resumes exactly, it never trips."""
 
 import dataclasses
+import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +58,11 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def lessons(name: str, episodes: Any) -> Any:
     """Episodes that the trainer learns from: successes, or pairs of a success and a failure."""
+    return lessons_of(name, episodes)
+
+
+def lessons_of(name: str, episodes: Any) -> Any:
+    """As the fixture, without pytest."""
 
     def make_lessons(count: int, **kwargs: Any) -> list[Trajectory]:
         made: list[Trajectory] = episodes(count, **kwargs)
@@ -177,3 +187,118 @@ def test_the_model_is_left_as_it_was_lent(name: str, lessons: Any) -> None:
     trainer.update(lessons(4))
     assert not trainer.model.training
     assert torch.equal(torch.get_rng_state(), state), "random draws of others are undisturbed"
+
+
+# -- one update, however it is cut --------------------------------------------------------------
+
+ONE_STEP: dict[str, Any] = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
+ONE_STEP_OF: dict[str, dict[str, Any]] = {
+    "archer": {"critic_steps": 1, "actor_steps": 1, "critic_batch": 12, "token_baseline": True}
+}
+
+
+def moments(name: str, episodes: Any, **settings: Any) -> dict[str, list[float]]:
+    """What the optimisers gather in an update of one step each, and what the metrics say."""
+    settings = {**ONE_STEP, **ONE_STEP_OF.get(name, {}), **settings}
+    trainer: Any = make(name, **settings)
+    # rows of unlike lengths, so that shares and micro-batches are unequal
+    data = [
+        *lessons_of(name, episodes)(4, turns=1),
+        *lessons_of(name, episodes)(4, turns=3, seed=1),
+    ]
+    trainer.update([dataclasses.replace(t, group_id=f"pair {i // 2}") for i, t in enumerate(data)])
+    found = {}
+    for part in ("optimiser", "critic_optimiser", "baseline_optimiser"):
+        if hasattr(trainer, part):
+            state = getattr(trainer, part).state_dict()["exp_avg"]
+            found[part] = torch.cat([state[key].flatten() for key in sorted(state)]).tolist()
+    return found
+
+
+def assert_equal_moments(found: Any, wanted: Any, what: str) -> None:
+    assert set(found) == set(wanted)
+    for part, values in wanted.items():
+        ours, theirs = torch.tensor(found[part]), torch.tensor(values)
+        assert theirs.abs().max() > 1e-6, f"{what}: {part} has a gradient"
+        torch.testing.assert_close(
+            ours, theirs, rtol=2e-3, atol=1e-5 * float(theirs.abs().max()), msg=f"{what}: {part}"
+        )
+
+
+def test_how_an_update_is_cut_does_not_change_it(name: str, episodes: Any) -> None:
+    """Micro-batches, shared prefixes and checkpointed activations: the same gradients."""
+    whole = moments(name, episodes, micro_batch_tokens=4096, share_prefix=False)
+    for change in (
+        {"micro_batch_tokens": 1},
+        {"micro_batch_tokens": 130, "share_prefix": True},
+        {"gradient_checkpointing": True},
+    ):
+        assert_equal_moments(moments(name, episodes, **change), whole, f"{name}, {change}")
+
+
+@pytest.mark.parametrize("precision", ["mixed", "bfloat16"])
+def test_lower_precision_trains(name: str, precision: str, lessons: Any) -> None:
+    trainer: Any = make(name, precision=precision)
+    before = weights(trainer)
+    metrics = trainer.update(lessons(8))
+    assert math.isfinite(metrics["loss"])
+    assert metrics["skipped_steps"] == 0
+    assert not equal(before, weights(trainer))
+    assert {w.dtype for w in trainer.optimiser.weights().values()} == {torch.float32}
+
+
+# What each process of the test below runs; RANK and the like say which it is.
+WORKER = """
+import json, sys
+sys.path[:0] = [sys.argv[1]]
+import conftest, torch, test_contract
+from agentgym.registry import TRAINERS
+
+torch.set_num_threads(1)
+episodes = conftest.episodes.__wrapped__()
+found = {name: test_contract.moments(name, episodes) for name in TRAINERS}
+with open(sys.argv[2], "w") as file:
+    json.dump(found, file)
+torch.distributed.destroy_process_group()
+"""
+
+
+def spawn(count: int, folder: Path) -> list[dict[str, Any]]:
+    """Run WORKER in so many processes; what each found."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(folder / str(rank))],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, said in zip(processes, errors, strict=True):
+        assert process.returncode == 0, said
+    return [json.loads((folder / str(rank)).read_text()) for rank in range(count)]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_update(episodes: Any, tmp_path: Path) -> None:
+    """Of every trainer: each process does its share, and both go on with the same weights."""
+    first, second = spawn(2, tmp_path)
+    assert set(first) == set(second) == set(TRAINERS)
+    assert first == second
+    for name, found in first.items():
+        assert_equal_moments(found, moments(name, episodes), name)

@@ -104,7 +104,7 @@ def test_the_critic_comes_to_explain_the_returns(critic: Any, level: Any, episod
     first = trainer.update(lessons)
     for _ in range(3):
         last = trainer.update(lessons)
-    assert last["value_loss"] < 0.7 * first["value_loss"]
+    assert last["critic_loss"] < 0.7 * first["critic_loss"]
     assert last["explained_variance"] > first["explained_variance"]
 
 
