@@ -1,4 +1,4 @@
-"""The command line: `agentgym envs | play | rollout | train | eval | report | bench | data ...`."""
+"""The command line: `agentgym envs | play | replay | rollout | train | eval | report | ...`."""
 
 import json
 import logging
@@ -21,6 +21,7 @@ from agentgym.tables import (
     show_comparison,
     show_dataset,
     show_evaluation,
+    show_replay,
     show_validation,
     whole,
     wide,
@@ -113,10 +114,14 @@ def play(
     screenshot: Annotated[
         Path | None, typer.Option(help="Save the picture here after every turn (PNG).")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write the episode down here, for agentgym replay.")
+    ] = None,
     env: EnvOption = None,
 ) -> None:
     """Play yourself: type actions, an empty line for the oracle's, 'quit' to stop."""
     from agentgym.images import encode_image
+    from agentgym.recording import Recorder
     from agentgym.rollout import make_env
 
     kwargs = _keywords(env)
@@ -124,6 +129,8 @@ def play(
         kwargs["images"] = True
     world = make_env(_full(env_id), **kwargs)
     try:
+        if record is not None:
+            world = Recorder(world, record)
         observation, _ = world.reset(seed=seed)
         actions = world.get_wrapper_attr("action_set")
         syntax = world.get_wrapper_attr("action_syntax")
@@ -158,6 +165,24 @@ def play(
 
 
 @app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording: of play or rollout with --record.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Play a recording again, offline; exit code 1 where something is not as it was."""
+    from agentgym.recording import replay as play_again
+    from agentgym.rollout import make_env
+
+    report = play_again(file, make_env)
+    if as_json:
+        out.print_json(json.dumps(report.to_json()))
+    else:
+        show_replay(report)
+    if report.divergence is not None:
+        raise typer.Exit(1)
+
+
+@app.command()
 def rollout(
     env_ids: Annotated[list[str], typer.Argument(help="Environment ids.")],
     policy: Annotated[str, typer.Option(help="oracle, random, or model.")] = "oracle",
@@ -170,6 +195,9 @@ def rollout(
     server: ServerOption = None,
     api_key_env: KeyOption = None,
     store: Annotated[Path | None, typer.Option(help="Keep the trajectories here.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder of recordings, one an environment.")
+    ] = None,
     env: EnvOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -182,7 +210,8 @@ def rollout(
         chosen = oracle_policy() if policy == "oracle" else random_policy()
     else:
         raise ConfigError(f"--policy must be oracle, random or model, got {policy!r}")
-    _episodes(chosen, env_ids, episodes, seed, num_envs, store, _keywords(env), as_json, policy)
+    kwargs = _keywords(env)
+    _episodes(chosen, env_ids, episodes, seed, num_envs, store, kwargs, as_json, policy, record)
 
 
 @app.command("eval")
@@ -220,11 +249,13 @@ def _episodes(
     kwargs: dict[str, Any],
     as_json: bool,
     name: str,
+    record: Path | None = None,
 ) -> None:
     from functools import partial
 
     from agentgym.evaluation import summarise
     from agentgym.progress import Progress
+    from agentgym.recording import recorded
     from agentgym.rollout import RolloutConfig, check_ids, collect, make_env
     from agentgym.store import TrajectoryStore
     from agentgym.types import Task, Trajectory
@@ -233,6 +264,7 @@ def _episodes(
     check_ids(ids)
     tasks = [Task(e, s, split="test") for s in range(seed, seed + episodes) for e in ids]
     kept = TrajectoryStore(store) if store is not None else None
+    make = partial(make_env, **kwargs)
     with Progress() as progress, progress.phase(name, len(tasks), unit="episodes") as bar:
 
         def done(trajectory: Trajectory) -> None:
@@ -244,7 +276,7 @@ def _episodes(
             tasks,
             policy,
             RolloutConfig(num_envs=num_envs),
-            make=partial(make_env, **kwargs),
+            make=make if record is None else recorded(record, make),
             seed=seed,
             name=name,
             metadata={"phase": name},

@@ -54,6 +54,26 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool, title: str = "") 
     out.print(table)
 
 
+def show_replay(report: Any) -> None:
+    """How a replay went, of `recording.Report`."""
+    out.print(
+        f"{report.env_id}: {report.episodes} episodes, {report.steps} equal steps"
+        f"{', recording cut short' if report.cut else ''}",
+        highlight=False,
+    )
+    d = report.divergence
+    if d is None:
+        out.print("[green]equal to the end[/]")
+        return
+    where = f"step {d.step}" if d.step else "the start"
+    out.print(f"[red]differs[/] in episode {d.episode} at {where}: {d.what}", highlight=False)
+    out.print(
+        plain(d.change or f"recorded {d.recorded!r}\nreplayed {d.replayed!r}"), highlight=False
+    )
+    for request in report.unanswered[:10]:
+        out.print(f"not in the recording: {plain(request)}", highlight=False)
+
+
 def show_dataset(reports: Any, as_json: bool, title: str) -> None:
     """What a dataset holds, of each quality."""
     import dataclasses

@@ -36,6 +36,7 @@ ENVIRONMENTS_MAY_IMPORT = {
         "registry",
         "seeding",
         "spaces",
+        "tape",
         "types",
         "wrappers",
     )

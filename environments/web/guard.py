@@ -220,6 +220,10 @@ class Gate:
         """A frame inside a page belongs to a context."""
         self._frames[frame] = context
 
+    def owner(self, frame: str) -> str | None:
+        """The context that a frame belongs to, if it is known."""
+        return self._frames.get(frame)
+
     def close_tab(self, target: str) -> None:
         """Close a tab without asking it."""
         quietly(self._session.send("Target.closeTarget", {"targetId": target}))

@@ -22,6 +22,7 @@ from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
 from agentgym.spaces import ActionText, observation_space
+from agentgym.tape import Tape
 from agentgym.types import ImageArray, Observation
 
 _DOWN = ("HTTP 5", "net::ERR_CONNECTION_", "net::ERR_EMPTY_", "net::ERR_TIMED_OUT")
@@ -171,6 +172,8 @@ class OpenWebEnv(AgentEnv):
         self.diagnostics: dict[str, Any] = {}
         self.session: Session | None = None
         """The browsing session of the episode, for tools that look behind it."""
+        self.tape: Tape | None = None
+        """The network is written on it, or played back from it; see `recording`."""
         self._browsing: dict[str, Any] = {
             "locale": locale,
             "geolocation": geolocation,
@@ -236,6 +239,7 @@ class OpenWebEnv(AgentEnv):
             guard,
             size=visit.size,
             storage_state=visit.storage_state,
+            tape=self.tape,
             **self._browsing,
         )
         session.uploads = self.uploads

@@ -25,7 +25,9 @@ from agentgym.environments.web.relay import Relay
 from agentgym.environments.web.tab import LOAD_S, NETWORK_S, Tab
 from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
+from agentgym.environments.web.wire import Wire, same_world
 from agentgym.errors import BrowserError, ConfigError
+from agentgym.tape import Tape
 from agentgym.types import ImageArray
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class Session:
         """What the session's connections go through."""
         self._context = context
         self._context_id = ""
+        self._wire: Wire | None = None
         self._gate = gate
         self._dialogs = dialogs
         self._targets: list[str] = []  # of live tabs, oldest first; some may not be in `tabs` yet
@@ -146,6 +149,7 @@ class Session:
         geolocation: tuple[float, float] | None = None,
         storage_state: Path | str | None = None,
         dialogs: Dialogs = "accept",
+        tape: Tape | None = None,
     ) -> "Session":
         """A session with one blank tab; starts Chromium if it does not run.
 
@@ -157,6 +161,7 @@ class Session:
             geolocation: (latitude, longitude) told to pages that ask; other permissions are denied.
             storage_state: Playwright's file of cookies and local storage.
             dialogs: how `confirm` and `prompt` are answered.
+            tape: the network is written on it, or played back from it and otherwise not used.
 
         Raises:
             ConfigError: an argument is wrong.
@@ -174,13 +179,20 @@ class Session:
 
         async def open_in(chromium: "Chromium") -> "Session":
             gate = await Gate.of(chromium)
-            relay = Relay(guard.reaches, lambda host: not guard.named(host))
+            offline = tape is not None and not tape.recording
+            reaches = (lambda host, port: False) if offline else guard.reaches
+            relay = Relay(reaches, lambda host: not guard.named(host))
             options["proxy"] = {"server": await relay.start()}
             context = await new_context(chromium, size, **options)
             await context.add_init_script(script("listeners.js"))
+            if tape is not None:
+                await context.add_init_script(same_world(tape))
             await context.grant_permissions(permissions)  # denies all others
             session = cls(browser, context, gate, guard, size, dialogs, relay)
             session.current = await session._open_tab()
+            if tape is not None:
+                session._wire = await Wire.of(chromium)
+                await session._wire.tape(session._context_id, tape)
             return session
 
         return browser.run(browser.use(open_in), START_TIMEOUT_S)
@@ -554,6 +566,8 @@ class Session:
             tab.give_up("the session is closed")
         self.relay.close()
         self._gate.forget(self._context_id)
+        if self._wire is not None:
+            quietly(self._wire.forget(self._context_id))
         quietly(self._context.close())
 
 

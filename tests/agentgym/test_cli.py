@@ -114,6 +114,30 @@ def test_play_shows_errors_and_lets_the_oracle_help(
     assert out.rstrip().endswith("success, return 1")
 
 
+def test_what_is_recorded_is_replayed(
+    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "play.jsonl"
+    lines = iter(["shout", ""])
+    monkeypatch.setattr(tables.out, "input", lambda prompt: next(lines))
+    assert run("play", "echo-v0", "--record", str(file), "--env", "word=no")[0] == 0
+    code, out, _ = run("replay", str(file))
+    assert (code, "1 episodes, 2 equal steps" in out, "equal to the end" in out) == (0, True, True)
+    file.write_text(
+        file.read_text().replace("Say no", "Say No").replace('"reward": 1', '"reward": 2')
+    )
+    code, out, _ = run("replay", str(file))
+    assert code == 1
+    assert "differs in episode 1 at step 2: reward" in out
+    assert json.loads(run("replay", str(file), "--json")[1])["divergence"]["recorded"] == 2
+    assert "cannot be read" in run("replay", str(tmp_path / "none"))[2]
+    folder = tmp_path / "all"
+    words = ("rollout", "echo-v0", "--episodes", "3", "--num-envs", "2", "--record", str(folder))
+    assert run(*words)[0] == 0
+    assert len(list(folder.iterdir())) == 2
+    assert all(run("replay", str(each))[0] == 0 for each in folder.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
