@@ -622,8 +622,10 @@ def _language_policy(
     name = str(load_run_model(Path(model))) if recipe is not None else model
     with err.status(f"loading {name}"):
         loaded = load_model(name)
-    local = BACKENDS.get(backend)(loaded.model, loaded.tokenizer)
-    return LanguagePolicy(local, loaded.tokenizer, name=loaded.name, **settings)
+    local = BACKENDS.get(backend)(loaded)
+    return LanguagePolicy(
+        local, loaded.tokenizer, name=loaded.name, vision=loaded.vision, **settings
+    )
 
 
 if __name__ == "__main__":

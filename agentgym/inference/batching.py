@@ -128,12 +128,20 @@ class BatchingBackend:
         tickets = [self.submit(request) for request in requests]
         return [ticket.result() for ticket in tickets]
 
-    def logprobs(self, sequences: Sequence[IntArray], starts: Sequence[int]) -> list[FloatArray]:
-        """Log-probabilities of given tokens, between two batches."""
+    def logprobs(
+        self, sequences: Sequence[IntArray], starts: Sequence[int], **options: Any
+    ) -> list[FloatArray]:
+        """Log-probabilities of given tokens, between two batches.
+
+        Args:
+            sequences: each (L,) ids.
+            starts: for each, the first position to score (at least 1).
+            options: of the backend inside, such as ``images``.
+        """
         if self.backend.concurrency > 1:
-            return self.backend.logprobs(sequences, starts)
+            return self.backend.logprobs(sequences, starts, **options)
         with self._alone:
-            return self.backend.logprobs(sequences, starts)
+            return self.backend.logprobs(sequences, starts, **options)
 
     def load_weights(self, state: Mapping[str, Any], version: int) -> None:
         """New weights, between two batches."""

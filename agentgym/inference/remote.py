@@ -15,9 +15,12 @@ import numpy as np
 
 from agentgym import paths
 from agentgym.core import GenerationRequest
-from agentgym.errors import ConfigError, InferenceError, MissingDependencyError
+from agentgym.errors import ConfigError, ImageError, InferenceError, MissingDependencyError
+from agentgym.images import data_url
+from agentgym.inference.wire_pictures import write_message
 from agentgym.types import Completion, FinishReason, FloatArray, IntArray
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Mode = Literal["chat", "completions"]
@@ -76,7 +79,8 @@ class OpenAIBackend:
 
     In ``completions`` mode the exact prompt ids are sent, and servers that can (vLLM, SGLang since
     July 2026, `agentgym serve`) return the sampled ids by their field ``return_token_ids`` with
-    log-probabilities. In ``chat`` mode the request's messages are sent; with ``token_ids=True``
+    log-probabilities. In ``chat`` mode the request's messages are sent, pictures as ``image_url``
+    parts with ``data:`` URLs; with ``token_ids=True``
     the same servers return ids there too. What a server does not tell is `None`, so such answers
     can be judged and replayed as text but not trained on by token.
 
@@ -249,7 +253,7 @@ class OpenAIBackend:
     async def _chat(self, request: GenerationRequest) -> Completion:
         if not request.messages:
             raise InferenceError("the request has no messages; use mode='completions' for ids")
-        messages: Any = [{"role": m.role, "content": m.content} for m in request.messages]
+        messages: Any = _written(write_message, request.messages)
         fields = self._fields(request)
         if self._token_ids:
             fields["logprobs"] = True
@@ -263,6 +267,8 @@ class OpenAIBackend:
         prompt = request.prompt_ids.tolist()
         fields = self._fields(request)
         fields["extra_body"] = {"prompt": prompt, **fields["extra_body"]}
+        if request.images:
+            fields["extra_body"]["images"] = _written(data_url, request.images)
         answer = await self._client.completions.create(prompt=_IDS, logprobs=0, **fields)
         choice = answer.choices[0]
         seen = getattr(choice, "prompt_token_ids", None)
@@ -270,6 +276,11 @@ class OpenAIBackend:
             raise InferenceError(
                 f"{self._base_url} answered another prompt: it read {len(seen)} ids instead of "
                 f"{len(prompt)}; switch its truncation and added tokens off"
+            )
+        if request.images and getattr(answer, "pictures", 0) != len(request.images):
+            raise InferenceError(
+                f"{self._base_url} does not read pictures beside ids; `agentgym serve` with a "
+                "vision-language model does, others take them in mode='chat'"
             )
         logprobs = choice.logprobs.token_logprobs if choice.logprobs else None
         return self._completion(answer, choice, choice.text, logprobs)
@@ -445,6 +456,18 @@ class _Loop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _written(write: Callable[[S], T], values: Iterable[S]) -> list[T]:
+    """Messages or pictures as they are sent.
+
+    Raises:
+        InferenceError: a picture comes without its bytes.
+    """
+    try:
+        return [write(value) for value in values]
+    except ImageError as error:
+        raise InferenceError(str(error)) from error
 
 
 def _discard(work: Iterable[Coroutine[Any, Any, Any]]) -> None:

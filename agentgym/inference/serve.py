@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from agentgym import paths
+from agentgym.chat import PictureReader
 from agentgym.core import InferenceBackend, Ticket
 from agentgym.errors import AgentGymError, ConfigError, InferenceError, MissingDependencyError
 from agentgym.inference import wire
@@ -29,6 +30,7 @@ from agentgym.inference.batching import streaming
 from agentgym.inference.embed import Embedder, SentenceEmbedder
 from agentgym.inference.monitor import Monitor
 from agentgym.inference.wire import ApiError, Call, Replies, TextStream
+from agentgym.inference.wire_pictures import PictureLimits
 from agentgym.registry import BACKENDS
 from agentgym.types import Completion
 
@@ -74,6 +76,8 @@ class ServeConfig:
     """Most answers in the making or waiting; beyond it clients are told to come back (429)."""
     max_tokens: int = 4096
     """Most tokens of an answer."""
+    pictures: PictureLimits = field(default_factory=PictureLimits)
+    """For models that read pictures."""
     positions: int = 0
     """Longest sequence of the model, in tokens; 0 leaves longer prompts to the backend."""
     vocabulary: int = 0
@@ -122,6 +126,7 @@ class Server:
         tokenizer: of its model; copied, because tokenizers are not safe to share between threads.
         config: names and limits.
         embedder: for /v1/embeddings.
+        vision: of the model, if it reads pictures.
     """
 
     def __init__(
@@ -130,18 +135,21 @@ class Server:
         tokenizer: Any,
         config: ServeConfig,
         embedder: Embedder | None = None,
+        vision: PictureReader | None = None,
     ) -> None:
         self.config = config
         self.backend = streaming(backend)
         self.embedder = embedder
         self._encoder = copy.deepcopy(tokenizer)
         self._encoding = threading.Lock()
+        self._vision = vision
         self._decoder = copy.deepcopy(tokenizer)  # used on the event loop only
         self._limits = wire.Limits(
             max_tokens=config.max_tokens,
             max_choices=config.max_queue,
             positions=config.positions,
             vocabulary=config.vocabulary,
+            pictures=None if vision is None else config.pictures,
         )
         self._jobs: set[_Job] = set()
         self._admitted = 0
@@ -255,8 +263,9 @@ class Server:
 
     def _parse(self, kind: wire.Kind, body: bytes) -> Call:
         fields = wire.read_json(body)
-        with self._encoding:
-            return wire.read_call(kind, fields, self._encoder, self._limits)
+        return wire.read_call(
+            kind, fields, self._encoder, self._limits, vision=self._vision, alone=self._encoding
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids as text, control tokens included. On the event loop only."""
@@ -282,8 +291,11 @@ class Server:
         if not call.prompt_logprobs:
             return []
         prompts = [request.prompt_ids for request in call.requests]
+        images = [request.images for request in call.requests]
+        untyped: Any = self.backend  # only those that read pictures know the argument
+        shown = {"images": images} if any(images) else {}
         try:
-            scores = await asyncio.to_thread(self.backend.logprobs, prompts, [1] * len(prompts))
+            scores = await asyncio.to_thread(untyped.logprobs, prompts, [1] * len(prompts), **shown)
         except AgentGymError as error:
             raise ApiError(500, str(error)) from error
         return [
@@ -617,17 +629,18 @@ def serve(
         raise ConfigError(f"--host {host} is open to others: give --api-key or --api-key-env")
     loaded = load_model(model, dtype=dtype, device=device)
     untyped: Any = loaded.model
+    positions = getattr(untyped.config.get_text_config(), "max_position_embeddings", 0)
     config = ServeConfig(
         name or model,
         api_key,
         max_body=max_body,
         max_queue=max_queue,
-        positions=int(getattr(untyped.config, "max_position_embeddings", 0) or 0),
+        positions=int(positions or 0),
         vocabulary=int(untyped.get_input_embeddings().weight.shape[0]),
     )
     vectors = None if embedder is None else SentenceEmbedder(embedder, device=device)
-    engine = BACKENDS.get(backend)(loaded.model, loaded.tokenizer)
-    server = Server(engine, loaded.tokenizer, config, vectors)
+    engine = BACKENDS.get(backend)(loaded)
+    server = Server(engine, loaded.tokenizer, config, vectors, loaded.vision)
     try:
         run(server, host, port)
     finally:

@@ -190,6 +190,11 @@ class VLLMBackend:
         """Why a request cannot be answered; empty if it can."""
         if request.weights == "base" and self.version:
             return "vLLM's weights were replaced; the base model can no longer answer"
+        if request.images:
+            return (
+                "VLLMBackend shows no pictures; start `vllm serve` and use the backend 'openai' "
+                "in chat mode"
+            )
         return self._id_problem(request.prompt_ids) or sampling.problem(request.sampling)
 
     def _id_problem(self, ids: IntArray) -> str:

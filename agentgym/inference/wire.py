@@ -4,16 +4,23 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from agentgym.chat import Tokenizer, chat_ids
+from agentgym.chat import PictureReader, Tokenizer, chat_ids
 from agentgym.core import GenerationRequest, SamplingParams
-from agentgym.errors import AgentGymError, ConfigError
+from agentgym.errors import AgentGymError, ConfigError, ImageError
+from agentgym.inference.wire_pictures import (
+    PictureLimits,
+    check_count,
+    read_content,
+    read_picture,
+)
 from agentgym.seeding import derive
-from agentgym.types import Completion, IntArray, Message
+from agentgym.types import Completion, Image, IntArray, Message
 
 Kind = Literal["chat", "completions"]
 
@@ -23,7 +30,7 @@ _COMMON = frozenset(
 )
 _KNOWN: Mapping[str, frozenset[str]] = {
     "chat": _COMMON | {"messages", "max_completion_tokens"},
-    "completions": _COMMON | {"prompt", "prompt_logprobs"},
+    "completions": _COMMON | {"prompt", "prompt_logprobs", "images"},
     "embeddings": frozenset({"model", "input", "encoding_format", "user"}),
 }
 # Known to OpenAI and vLLM, not computed here: taken only with the value that changes nothing.
@@ -88,6 +95,8 @@ class Limits:
     """Positions of the model, prompt and answer together; 0 if not known."""
     vocabulary: int = 0
     """Ids are below this; 0 if not known."""
+    pictures: PictureLimits | None = None
+    """`None` for models that read no pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,13 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def read_call(
-    kind: Kind, body: Mapping[str, Any], tokenizer: Tokenizer, limits: Limits | None = None
+    kind: Kind,
+    body: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    limits: Limits | None = None,
+    *,
+    vision: PictureReader | None = None,
+    alone: AbstractContextManager[Any] | None = None,
 ) -> Call:
     """Check a body and turn its prompts into ids.
 
@@ -139,23 +154,30 @@ def read_call(
         body: as of `read_json`. `None` counts as left out.
         tokenizer: of the served model.
         limits: what is granted.
+        vision: of the served model, if it reads pictures.
+        alone: held while the tokenizer is used, but not while pictures are unpacked.
 
     Raises:
         ApiError: a field is unknown, of the wrong type, out of range, or not offered here.
     """
     limits = limits or Limits()
+    alone = alone or nullcontext()
     fields = _Fields(kind, body)
     model = fields.text("model")
     stream = fields.flag("stream")
     include_usage = fields.stream_options(stream)
     if kind == "chat":
-        messages = fields.messages()
-        prompts = [_chat_ids(tokenizer, messages)]
+        messages = fields.messages(limits.pictures)
+        images = tuple(image for message in messages for _, image in message.images)
+        with alone:
+            prompts = [_chat_ids(tokenizer, messages, vision)]
         logprobs = fields.flag("logprobs")
         default = limits.max_tokens
     else:
         messages = ()
-        prompts = fields.prompts(tokenizer)
+        images = fields.images(limits.pictures)
+        with alone:
+            prompts = fields.prompts(tokenizer)
         logprobs = fields.sampled_logprob("logprobs")
         default = 16
     prompt_logprobs = fields.sampled_logprob("prompt_logprobs")
@@ -175,6 +197,7 @@ def read_call(
             sampling,
             derive(seed, "choice", index) if index else seed,
             messages,
+            images=images,
         )
         for index, ids in enumerate(ids for ids in prompts for _ in range(n))
     ]
@@ -317,46 +340,64 @@ class _Fields:
                 raise self._wrong("prompt", "a text, a list of ids, or a non-empty list of these")
         return prompts
 
-    def messages(self) -> tuple[Message, ...]:
+    def messages(self, pictures: PictureLimits | None) -> tuple[Message, ...]:
         """The chat so far."""
         value = self._body.get("messages")
         if not isinstance(value, list) or not value:
             raise self._wrong("messages", "a non-empty list")
-        return tuple(_message(index, item) for index, item in enumerate(value))
+        found: list[Message] = []
+        count = 0
+        for index, item in enumerate(value):
+            found.append(_message(index, item, pictures, count))
+            count += len(found[-1].images)
+        return tuple(found)
+
+    def images(self, pictures: PictureLimits | None) -> tuple[Image, ...]:
+        """Pictures that each prompt of ids has placeholders of: a field of our own."""
+        value = self._body.get("images", [])
+        if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
+            raise self._wrong("images", "a list of data: URLs")
+        try:
+            check_count(len(value), pictures)
+            return tuple(read_picture(url, pictures or PictureLimits()) for url in value)
+        except ImageError as error:
+            raise ApiError(400, str(error), param="images") from error
 
     def _wrong(self, name: str, wanted: str) -> ApiError:
         got = _shown(self._body[name]) if name in self._body else "nothing"
         return ApiError(400, f"{name} must be {wanted}, got {got}", param=name)
 
 
-def _message(index: int, item: Any) -> Message:
+def _message(index: int, item: Any, pictures: PictureLimits | None, already: int) -> Message:
     where = f"messages[{index}]"
     if not isinstance(item, dict):
         raise ApiError(400, f"{where} must be an object, got {_shown(item)}", param="messages")
     if not set(item) <= {"role", "content", "name", "tool_call_id", "refusal"}:
         raise ApiError(400, f"{where} has fields that are not offered here", param="messages")
-    role, content = item.get("role"), item.get("content")
+    role = item.get("role")
     if role not in _ROLES:
         raise ApiError(
             400, f"{where}.role must be one of {_ROLES}, got {_shown(role)}", param="messages"
         )
-    if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-            for part in content
-        ]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
-    if not isinstance(content, str):
-        raise ApiError(
-            400, f"{where}.content must be text or a list of text parts", param="messages"
-        )
-    return Message("system" if role == "developer" else role, content)
-
-
-def _chat_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> IntArray:
     try:
-        return np.array(chat_ids(tokenizer, messages), np.int64)
-    except ConfigError as error:
+        content = read_content(item.get("content"), pictures, already)
+    except ImageError as error:
+        raise ApiError(400, f"{where}: {error}", param="messages") from error
+    if content is None:
+        raise ApiError(
+            400,
+            f"{where}.content must be text or a list of text parts and image_url parts",
+            param="messages",
+        )
+    return Message("system" if role == "developer" else role, *content)
+
+
+def _chat_ids(
+    tokenizer: Tokenizer, messages: Sequence[Message], vision: PictureReader | None
+) -> IntArray:
+    try:
+        return np.array(chat_ids(tokenizer, messages, vision), np.int64)
+    except (ConfigError, ImageError) as error:
         raise ApiError(400, str(error), param="messages") from error
 
 
@@ -443,6 +484,8 @@ class Replies:
             "usage": self.usage(answers),
             "weights_version": min(answer.weights_version for answer in answers),
         }
+        if images := self.call.requests[0].images:
+            body["pictures"] = len(images)  # so that a client knows that they were read
         if self._chat and self.call.token_ids:
             body["prompt_token_ids"] = self.call.requests[0].prompt_ids.tolist()
         return body

@@ -6,6 +6,7 @@ from the ids alone: a picture's whole run of placeholders is looked for, so that
 token that a model happens to sample stays a plain token.
 """
 
+import copy
 import inspect
 import threading
 from collections import OrderedDict
@@ -77,6 +78,10 @@ class Vision:
         self._tiles = hasattr(processor, "fake_image_token")  # Idefics3 and its kin
         self._kept: OrderedDict[str, Picture] = OrderedDict()
         self._lock = threading.Lock()
+        # Tokenizers are not safe to share between threads, so pictures are read with a copy.
+        self._reader = copy.copy(processor)
+        self._reader.tokenizer = copy.deepcopy(processor.tokenizer)
+        self._reading = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Vision":
         return self  # it holds a lock, and threads may share it
@@ -127,12 +132,13 @@ class Vision:
             raise ImageError(f"picture {image.sha256!r} comes without its bytes; load them first")
         pixels = decode_image(image.data)
         try:
-            out = self.processor(
-                images=[[Pillow.fromarray(pixels)]],
-                text=[self.image_token],
-                add_special_tokens=False,
-                return_tensors="pt",
-            )
+            with self._reading:
+                out = self._reader(
+                    images=[[Pillow.fromarray(pixels)]],
+                    text=[self.image_token],
+                    add_special_tokens=False,
+                    return_tensors="pt",
+                )
         except Exception as error:  # processors raise what they like
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise ImageError(
