@@ -1,12 +1,12 @@
 """What every backend with a model in this process does with a request: check, record, finish."""
 
-import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgym.core import GenerationRequest, SamplingParams, WeightsChoice
@@ -24,8 +24,7 @@ class Row:
     params: SamplingParams
     limit: int
     """Most tokens that may be sampled."""
-    stream: np.random.Generator
-    """One number per token: what makes a sample independent of the batch."""
+    noise: sampling.Noise
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     kept_mass: list[float] = field(default_factory=list)
@@ -103,7 +102,7 @@ class Answers:
             prompt=np.asarray(request.prompt_ids),
             params=request.sampling,
             limit=self.limit(request),
-            stream=np.random.default_rng(request.seed),
+            noise=sampling.Noise(request.seed),
         )
 
     def sample(self, rows: Sequence[Row], logits: Any) -> sampling.Sample:
@@ -111,18 +110,11 @@ class Answers:
 
         The tokens are appended, and rows that end with them have their `Row.finish` set.
         """
-        # Until all is computed nothing changes: out of memory, the same step can be tried again.
-        states = [row.stream.bit_generator.state for row in rows]
-        uniform = sampling.uniforms([row.stream for row in rows])
-        try:
-            sampled = sampling.sample(logits, [row.params for row in rows], uniform)
-        except RuntimeError:
-            for row, state in zip(rows, states, strict=True):
-                row.stream.bit_generator.state = state
-            raise
-        values = [getattr(sampled, part.name).tolist() for part in dataclasses.fields(sampled)]
-        columns = zip(*values, strict=True)
-        for row, (token, logprob, kept_mass, entropy, ok) in zip(rows, columns, strict=True):
+        uniform = [row.noise[len(row.ids)] if row.params.temperature > 0 else 0.0 for row in rows]
+        sampled = sampling.sample(
+            logits, [row.params for row in rows], torch.tensor(uniform, dtype=torch.float64)
+        )
+        for row, (token, logprob, kept_mass, entropy, ok) in zip(rows, sampled.rows(), strict=True):
             if not ok:
                 row.finish = "error"
                 row.error = NOT_FINITE

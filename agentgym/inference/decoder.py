@@ -1,10 +1,13 @@
 """The forward pass over pages: any transformers decoder, and a fused one for the Llama family."""
 
 import contextlib
+import importlib.util
+import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,11 @@ from agentgym.inference.linear import FusedLinear, can_fuse
 from agentgym.inference.pages import PAGE, PagePool
 from agentgym.inference.sights import Overlay, Sights, example, overlay
 from agentgym.models.modes import in_eval
+
+if TYPE_CHECKING:
+    from agentgym.inference.paged import Graphs, PagedPlan
+
+log = logging.getLogger(__name__)
 
 _FUSED = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen2_vl_text", "qwen3"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -33,7 +41,9 @@ class Decoder(ABC):
         model: the transformers model without adapters around it.
         layers: how many layers have keys and values.
         heads: key heads.
+        group: query heads that share a key head.
         width: of a head.
+        tables: kernels are used that find pages by tables, wherever they are.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -42,13 +52,27 @@ class Decoder(ABC):
         self.layers = int(config.num_hidden_layers)
         queries = int(config.num_attention_heads)
         self.heads = int(getattr(config, "num_key_value_heads", None) or queries)
+        self.group = queries // self.heads
         self.width = int(getattr(config, "head_dim", None) or config.hidden_size // queries)
+        self.tables = kernels_work(model.device)
+
+    def plan(self, spans: Sequence[Span], pool: PagePool) -> "Plan | PagedPlan":
+        """Prepare a step of rows in the order of `attention.in_order`."""
+        if not self.tables:
+            return Plan(spans, pool)
+        from agentgym.inference.paged import PagedPlan
+
+        return PagedPlan.of(spans, pool, self.group)
+
+    def graphs(self, pool: PagePool) -> "Graphs | None":
+        """Steps of single tokens as CUDA graphs, where they can be had."""
+        return None
 
     @abstractmethod
     def hidden(
         self,
         ids: torch.Tensor,
-        plan: Plan,
+        plan: "Plan | PagedPlan",
         *,
         adapted: bool = True,
         layers: Collection[int] = (),
@@ -85,7 +109,24 @@ class Decoder(ABC):
             pages=pages,
             dtype=self.model.dtype,
             device=self.model.device,
+            tables=self.tables,
         )
+
+
+@cache
+def kernels_work(device: torch.device) -> bool:
+    """True on a GPU with a Triton that works; elsewhere plain torch does the same, slower."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    from agentgym.inference.paged import probe
+
+    try:
+        with torch.cuda.device(device):
+            probe(device)
+    except Exception:  # a compiler is missing, or the GPU is unknown to it: many kinds
+        log.warning("Triton does not work here; the engine goes on without it", exc_info=True)
+        return False
+    return True
 
 
 def make_decoder(model: Any, *, fused: bool | None = None) -> Decoder:
@@ -164,30 +205,29 @@ class FusedDecoder(Decoder):
         self._layers = [_FusedLayer(layer) for layer in self._trunk.layers[: self.layers]]
         self._head = FusedLinear([untyped.get_output_embeddings()])
         self._eps = float(self._trunk.config.rms_norm_eps)
+        self._graphs: Graphs | None = None
+        self._addresses = self._where()
 
     def hidden(
         self,
         ids: torch.Tensor,
-        plan: Plan,
+        plan: "Plan | PagedPlan",
         *,
         adapted: bool = True,
         layers: Collection[int] = (),
         seen: Overlay | None = None,
     ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
         """Hidden states of packed tokens; see `Decoder.hidden`."""
-        x = F.embedding(ids, self._trunk.embed_tokens.weight)
-        positions = plan.positions[None]
-        if seen is not None:
-            x = seen.onto(x)
-            positions = positions if seen.positions is None else seen.positions[:, None]
-        cos, sin = self._trunk.rotary_emb(x[None], position_ids=positions)
-        cos, sin = cos[0, :, None], sin[0, :, None]  # (T, 1, D)
+        if not isinstance(plan, Plan):
+            return self._by_kernels(ids, plan, adapted, layers, seen)
+        x, cos, sin = self._begin(ids, plan, seen)
+        cos, sin = cos[:, None], sin[:, None]
         # x rotated by half a head, instead of halves negated and put together.
         sin = torch.cat([-sin[..., : self.width // 2], sin[..., self.width // 2 :]], dim=-1)
         kept: dict[int, torch.Tensor] = {}
         for index, layer in enumerate(self._layers):
             if index in layers:
-                kept[index] = x
+                kept[index] = x.clone() if x.is_cuda else x  # where it goes on in place
             y = F.rms_norm(x, x.shape[-1:], layer.norm_before.weight, self._eps)
             y = layer.qkv(y, adapted=adapted).view(len(x), -1, self.width)
             heads, values = y[:, : -self.heads], y[:, -self.heads :]
@@ -208,6 +248,63 @@ class FusedDecoder(Decoder):
             kept[self.layers] = x
         return x, kept
 
+    def _begin(
+        self, ids: torch.Tensor, plan: "Plan | PagedPlan", seen: Overlay | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(T, d) embeddings, and (T, D) cosines and sines of the positions."""
+        x = F.embedding(ids, self._trunk.embed_tokens.weight)
+        positions = plan.positions[None]
+        if seen is not None:
+            x = seen.onto(x)
+            positions = positions if seen.positions is None else seen.positions[:, None]
+        cos, sin = self._trunk.rotary_emb(x[None], position_ids=positions)
+        return x, cos[0].contiguous(), sin[0].contiguous()
+
+    def _by_kernels(
+        self,
+        ids: torch.Tensor,
+        plan: "PagedPlan",
+        adapted: bool,
+        layers: Collection[int],
+        seen: Overlay | None,
+    ) -> tuple[torch.Tensor, Mapping[int, torch.Tensor]]:
+        """The same on a GPU, where what lies between products is one kernel each."""
+        from agentgym.inference import kernels
+
+        x, cos, sin = self._begin(ids, plan, seen)
+        kept: dict[int, torch.Tensor] = {}
+        for index, layer in enumerate(self._layers):
+            if index in layers:
+                kept[index] = x.clone()  # x goes on in place
+            y = kernels.rms_norm(x, layer.norm_before.weight, self._eps)
+            heads = layer.qkv(y, adapted=adapted).view(len(x), -1, self.width)
+            if layer.norm_heads is not None:
+                turned = heads[:, : -self.heads]
+                turned.copy_(layer.normed(turned, self.heads, self._eps))
+            y = plan.attend_rotated(index, heads, cos, sin, layer.scale)
+            x = layer.out(y, x, adapted=adapted)
+            y = kernels.rms_norm(x, layer.norm_after.weight, self._eps)
+            y = kernels.gate(layer.gate_up(y, adapted=adapted))
+            x = layer.down(y, x, adapted=adapted)
+            if seen is not None:
+                x = seen.deepen(x, index)
+        x = kernels.rms_norm(x, self._trunk.norm.weight, self._eps)
+        if self.layers in layers:
+            kept[self.layers] = x
+        return x, kept
+
+    def graphs(self, pool: PagePool) -> "Graphs | None":
+        """Steps of single tokens as CUDA graphs; see `Decoder.graphs`."""
+        if not self.tables:
+            return None
+        from agentgym.inference.paged import Graphs
+
+        def forward(ids: torch.Tensor, plan: "PagedPlan", adapted: bool) -> torch.Tensor:
+            return self.logits(self.hidden(ids, plan, adapted=adapted)[0])
+
+        self._graphs = Graphs(forward, pool)
+        return self._graphs
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(R, V) of (R, d) final hidden states."""
         return self._head(hidden)
@@ -215,9 +312,23 @@ class FusedDecoder(Decoder):
     def refresh(self) -> None:
         """Copy the weights again."""
         for layer in self._layers:
-            for part in (layer.qkv, layer.out, layer.gate_up, layer.down):
+            for part in layer.products:
                 part.refresh()
         self._head.refresh()
+        addresses = self._where()
+        if self._graphs is not None and addresses != self._addresses:
+            self._graphs.drop()
+        self._addresses = addresses
+
+    def _where(self) -> list[int]:
+        """Addresses of all tensors that graphs have captured."""
+        if not self.tables:
+            return []
+        parts = [self._head, *(part for layer in self._layers for part in layer.products)]
+        tensors = [tensor for part in parts for tensor in part.tensors]
+        own = [self._trunk.embed_tokens.weight, self._trunk.norm.weight]
+        own += [weight for layer in self._layers for weight in layer.norm_weights]
+        return [tensor.data_ptr() for tensor in (*tensors, *own)]
 
 
 class _FusedLayer:
@@ -234,6 +345,13 @@ class _FusedLayer:
         self.scale = float(attention.scaling)
         queries, keys = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self.norm_heads = None if queries is None else (queries, keys)
+        self.products = (self.qkv, self.out, self.gate_up, self.down)
+
+    @property
+    def norm_weights(self) -> list[torch.Tensor]:
+        """Of all norms, which are the model's own."""
+        norms = [self.norm_before, self.norm_after, *(self.norm_heads or ())]
+        return [norm.weight for norm in norms]
 
     def normed(self, heads: torch.Tensor, key_heads: int, eps: float) -> torch.Tensor:
         """(T, Hq + H, D) with every head normalised, as Qwen3 does."""
@@ -283,7 +401,7 @@ class TransformersDecoder(Decoder):
     def hidden(
         self,
         ids: torch.Tensor,
-        plan: Plan,
+        plan: "Plan | PagedPlan",
         *,
         adapted: bool = True,
         layers: Collection[int] = (),
@@ -313,7 +431,9 @@ class TransformersDecoder(Decoder):
     def refresh(self) -> None:
         """Nothing is copied."""
 
-    def _inputs(self, ids: torch.Tensor, plan: Plan, seen: Overlay | None) -> dict[str, Any]:
+    def _inputs(
+        self, ids: torch.Tensor, plan: "Plan | PagedPlan", seen: Overlay | None
+    ) -> dict[str, Any]:
         """The decoder's own arguments for packed tokens."""
         if seen is None:
             return {"input_ids": ids[None], "position_ids": plan.positions[None]}
@@ -338,8 +458,8 @@ class TransformersDecoder(Decoder):
         pool, half = self.pool(2), len(ids) // 2
         with torch.inference_mode(), in_eval(untyped):
             whole = untyped(input_ids=ids[None], use_cache=False).logits[0, -1].float()
-            self.hidden(ids[:half], Plan([Span(0, half, (), (1,))], pool))
-            plan = Plan([Span(half, len(ids) - half, (), (1,))], pool)
+            self.hidden(ids[:half], self.plan([Span(0, half, (), (1,))], pool))
+            plan = self.plan([Span(half, len(ids) - half, (), (1,))], pool)
             last = self.logits(self.hidden(ids[half:], plan)[0][-1:])[0].float()
         return _close(last, whole, untyped.dtype)
 
@@ -359,7 +479,7 @@ def check_pictures(decoder: Decoder, sights: Sights) -> None:
             inputs = sights.vision.whole([ids], [sight.pictures], model.device)
             whole = model(**inputs, use_cache=False).logits[0, -1].float()
             pool = decoder.pool(-(-len(ids) // PAGE))
-            plan = Plan([Span(0, len(ids), (), tuple(range(pool.pages)))], pool)
+            plan = decoder.plan([Span(0, len(ids), (), tuple(range(pool.pages)))], pool)
             seen = overlay([(sight, 0, len(ids), "policy")], model.device)
             tokens = torch.as_tensor(ids, dtype=torch.long, device=model.device)
             last = decoder.logits(decoder.hidden(tokens, plan, seen=seen)[0][-1:])[0].float()
@@ -381,7 +501,7 @@ def _close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> b
 
 
 @contextlib.contextmanager
-def _paged(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
+def _paged(model: PreTrainedModel, plan: "Plan | PagedPlan") -> Iterator[None]:
     """With a model's attention over the pages of a plan, in this thread."""
     config: Any = model.config
     before = config._attn_implementation
@@ -407,7 +527,7 @@ def _attend(
     special = [n for n in ("softcap", "s_aux", "sliding_window") if options.get(n) is not None]
     if special:
         raise ConfigError(f"Engine cannot serve attention with {special[0]}; use HFBackend")
-    plan: Plan = _now.plan
+    plan: Plan | PagedPlan = _now.plan
     queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     out = plan.attend(module.layer_idx, queries, keys, values, scale)

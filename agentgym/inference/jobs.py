@@ -11,6 +11,7 @@ import torch
 from agentgym.core import WeightsChoice
 from agentgym.errors import InferenceError
 from agentgym.inference.answers import Answers, Row, failed
+from agentgym.inference.attention import Span
 from agentgym.inference.pages import Node
 from agentgym.inference.sights import Sight
 from agentgym.types import Completion, FloatArray, IntArray
@@ -40,6 +41,8 @@ class Job(ABC):
         """Tokens whose keys and values are in memory."""
         self.trunk: tuple[Node, ...] = ()
         """Pages of the beginning that are read where they are."""
+        self.trunk_pages: tuple[int, ...] = ()
+        """The same as numbers."""
         self.pages: list[int] = []
         """Its own pages, after the trunk."""
         self.passed: tuple[Node, ...] = ()
@@ -51,6 +54,23 @@ class Job(ABC):
         """It has results already, which must not mix with other weights'."""
         self.aborted = False
         self.future: Future[Any] = Future()
+        self._key = b""
+
+    @property
+    def key(self) -> bytes:
+        """Its tokens as big-endian 32-bit numbers: quicker to compare than a list."""
+        if len(self._key) != 4 * len(self.tokens):
+            self._key = np.array(self.tokens, ">i4").tobytes()
+        return self._key
+
+    def stand(self, trunk: tuple[Node, ...]) -> None:
+        """Begin with these pages, which may have moved."""
+        self.trunk = trunk
+        self.trunk_pages = tuple(node.page for node in trunk)
+
+    def span(self, new: int) -> Span:
+        """What it brings to a step of so many new tokens."""
+        return Span(self.computed, new, self.trunk_pages, tuple(self.pages))
 
     @property
     def todo(self) -> int:

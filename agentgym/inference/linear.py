@@ -29,33 +29,51 @@ class FusedLinear:
         self._layers = list(layers)
         self.adapted = any(_adapter(layer) for layer in layers)
         """True if a layer has an adapter."""
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+        self._down: torch.Tensor | None = None
+        self._up: torch.Tensor | None = None
         self.refresh()
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """What it computes with."""
+        parts = (self._weight, self._bias, self._down, self._up)
+        return [part for part in parts if part is not None]
+
     def refresh(self) -> None:
-        """Copy the weights again, which have changed in place."""
+        """Copy the weights again, which have changed in place.
+
+        Copies keep their place in memory where they can, as CUDA graphs know it.
+        """
         plain: list[Any] = [getattr(layer, "base_layer", layer) for layer in self._layers]
         weight = torch.cat([layer.weight.detach() for layer in plain])
         biases = [layer.bias for layer in plain]
-        self._bias: torch.Tensor | None = None
         if any(bias is not None for bias in biases):
             parts = zip(plain, biases, strict=True)
-            self._bias = torch.cat(
+            bias = torch.cat(
                 [
                     layer.weight.new_zeros(len(layer.weight)) if b is None else b
                     for layer, b in parts
                 ]
-            ).detach()
-        self._weight = weight
+            )
+            self._bias = _put(self._bias, bias.detach())
         self._packed = can_pack(weight)
         if self._packed:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        else:
+            self._weight = _put(self._weight, weight)
         if self.adapted:
             self._refresh_adapters(weight)
 
     def __call__(
         self, x: torch.Tensor, residual: torch.Tensor | None = None, *, adapted: bool = False
     ) -> torch.Tensor:
-        """(T, out) of (T, in), plus `residual`; with the adapters if `adapted`."""
+        """(T, out) of (T, in), plus `residual`; with the adapters if `adapted`.
+
+        On a GPU the result may take the place of `residual`.
+        """
+        assert self._weight is not None
         out: torch.Tensor
         if self._packed and residual is not None:
             out = torch.ops.mkldnn._linear_pointwise.binary(
@@ -63,11 +81,13 @@ class FusedLinear:
             )
         elif self._packed:
             out = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        elif residual is not None and self._bias is None and x.is_cuda:
+            out = residual.addmm_(x, self._weight.t())
         else:
             out = F.linear(x, self._weight, self._bias)
             if residual is not None:
                 out += residual
-        if adapted and self.adapted:
+        if adapted and self._down is not None and self._up is not None:
             out += F.linear(F.linear(x, self._down), self._up)
         return out
 
@@ -83,8 +103,19 @@ class FusedLinear:
             down, up, scaling = found
             downs.append(down.detach().to(weight.dtype))
             ups.append(up.detach().to(weight.dtype) * scaling)
-        self._down = torch.cat(downs)
-        self._up = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+        self._down = _put(self._down, torch.cat(downs))
+        self._up = _put(self._up, torch.block_diag(*ups))  # type: ignore[no-untyped-call]
+
+
+def _put(before: torch.Tensor | None, now: torch.Tensor) -> torch.Tensor:
+    """New values, in the place of the old ones if they fit."""
+    if before is None or (before.shape, before.dtype, before.device) != (
+        now.shape,
+        now.dtype,
+        now.device,
+    ):
+        return now
+    return before.copy_(now)
 
 
 def can_pack(weight: torch.Tensor) -> bool:

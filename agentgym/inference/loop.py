@@ -20,14 +20,18 @@ log = logging.getLogger(__name__)
 class Loop:
     """One thread that owns a scheduler. It starts with the first job and ends with `stop`."""
 
-    def __init__(self, scheduler: Scheduler, max_waiting: int) -> None:
+    def __init__(
+        self, scheduler: Scheduler, max_waiting: int, device: torch.device | None = None
+    ) -> None:
         """Wait for jobs.
 
         Args:
             scheduler: touched by nobody else from now on.
             max_waiting: most jobs in the queue.
+            device: where it computes.
         """
         self._scheduler = scheduler
+        self._device = device
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._inbox: deque[Job] = deque()
@@ -123,6 +127,8 @@ class Loop:
 
     def _run(self) -> None:
         try:
+            if self._device is not None and self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # of this thread
             with torch.inference_mode():
                 while self._turn():
                     pass

@@ -19,7 +19,8 @@ class PagePool:
     """A fixed number of pages, each with the keys and values of `PAGE` tokens in all layers.
 
     Pages in use by running rows are taken from the low end, pages that only keep a prefix from the
-    high end: attention then reads the running rows' pages as one dense block.
+    high end: attention then reads the running rows' pages as one dense block. With `tables` pages
+    are as good anywhere, and shared and handed over instead of copied.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class PagePool:
         pages: int,
         dtype: torch.dtype,
         device: torch.device,
+        tables: bool = False,
     ) -> None:
-        shape = (layers, 2, pages, heads, PAGE, width)
+        shape = (layers, 2, pages + tables, heads, PAGE, width)
         self.memory = _zeros(shape, dtype, device)
-        """(L, 2, N, H, PAGE, D): keys and values."""
+        """(L, 2, N, H, PAGE, D): keys and values; with `tables` a page more, which is nobody's."""
+        self.tables = tables
         self._free = np.ones(pages, dtype=bool)
         self.free = pages
         """How many pages nobody has."""
@@ -220,7 +223,8 @@ class PrefixTree:
             tokens: (T,) the text.
             path: nodes of its first pages, pinned by the caller.
             pages: where the rest lies; copied.
-            give: if nothing is free for a copy, the tree may keep a page itself.
+            give: if nothing is free for a copy, or copies have no use, the tree may keep a page
+                itself.
 
         Returns:
             Pages that the tree has kept, for `give`.
@@ -242,8 +246,12 @@ class PrefixTree:
                 node.remove(child)
                 child.key = chunk
                 node.add(child)
-                sources.append(page)
-                targets.append(child.page)
+                if give and self.pool.tables and not child.users:
+                    self._exchange(child, page)
+                    kept.add(page)
+                else:
+                    sources.append(page)
+                    targets.append(child.page)
             self.pin([child])
             walked.append(child)
             node = child
@@ -305,8 +313,9 @@ class PrefixTree:
         kept: set[int],
     ) -> Node | None:
         """A new child with a copy of page `source`, or that page itself; `None` without room."""
-        page = self.pool.take(high=True)
-        if page is None and self.evict(1):
+        move = give and self.pool.tables
+        page = None if move else self.pool.take(high=True)
+        if page is None and not move and self.evict(1):
             page = self.pool.take(high=True)
         if page is not None:
             sources.append(source)
@@ -320,6 +329,13 @@ class PrefixTree:
         parent.add(child)
         self._by_page[page] = child
         return child
+
+    def _exchange(self, node: Node, page: int) -> None:
+        """Let a node have another page than before."""
+        del self._by_page[node.page]
+        self.pool.give([node.page])
+        node.page = page
+        self._by_page[page] = node
 
     def _touch(self, node: Node) -> None:
         node.stamp = next(self._clock)

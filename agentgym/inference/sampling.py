@@ -1,7 +1,7 @@
 """Choosing tokens: temperature, top-k, top-p, exact log-probabilities, one stream per request."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -12,6 +12,8 @@ from agentgym.core import SamplingParams
 
 _COLDEST = 1e-6
 """Temperatures above 0 but below this count as this: float32 could not divide by them."""
+_NOISE = 32
+"""Numbers drawn at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,13 @@ class Sample:
     """(B,) float32 nats, of the untruncated distribution at temperature 1."""
     ok: torch.Tensor
     """(B,) bool; False where logits are NaN, +inf, or all -inf."""
+
+    def rows(self) -> Iterator[tuple[int, float, float, float, bool]]:
+        """Row by row on the CPU: a GPU is waited for once."""
+        parts = (self.token_ids, self.logprobs, self.kept_mass, self.entropy, self.ok)
+        columns = torch.stack([part.double() for part in parts]).tolist()
+        for token, logprob, kept_mass, entropy, ok in zip(*columns, strict=True):
+            yield int(token), logprob, kept_mass, entropy, bool(ok)
 
 
 def problem(sampling: SamplingParams) -> str:
@@ -50,9 +59,25 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def uniforms(streams: Sequence[np.random.Generator]) -> torch.Tensor:
-    """(B,) float64 in [0, 1): the next number of each request's own stream."""
-    return torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
+class Noise:
+    """One number per token for a request, by its seed: what makes a sample independent of others.
+
+    Example:
+        >>> Noise(7)[0] == np.random.default_rng(7).random()
+        True
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._numbers: list[float] = []
+        self._stream: np.random.Generator | None = None  # making one takes as long as 50 numbers
+
+    def __getitem__(self, index: int) -> float:
+        """The number in [0, 1) of the token with this index."""
+        while index >= len(self._numbers):
+            self._stream = self._stream or np.random.default_rng(self._seed)
+            self._numbers += self._stream.random(_NOISE).tolist()
+        return self._numbers[index]
 
 
 def sample(
@@ -74,19 +99,20 @@ def sample(
     """
     logits = logits.float()
     logprobs, entropy, ok = distribution(logits)
-    if not bool(ok.all()):  # a broken row becomes a uniform one; its caller sees `ok`
+    # A broken row becomes a uniform one; its caller sees `ok`. Asking a GPU would wait for it.
+    if logits.device.type != "cpu" or not bool(ok.all()):
         logits = torch.where(ok[:, None], logits, 0.0)
     kept_mass = torch.ones(len(logits), device=logits.device)
     hot = [row for row, params in enumerate(sampling) if params.temperature > 0]
     if len(hot) == len(logits):
-        token_ids, mass = _invert(logits, sampling, uniform.to(logits.device))
+        token_ids, mass = _invert(logits, sampling, uniform)
         kept_mass = mass.float()
     else:
         token_ids = logits.argmax(dim=-1)
         if hot:
-            rows = torch.tensor(hot, device=logits.device)
+            rows = _sent(torch.tensor(hot), logits.device)
             token_ids[rows], mass = _invert(
-                logits[rows], [sampling[row] for row in hot], uniform[hot].to(logits.device)
+                logits[rows], [sampling[row] for row in hot], uniform[hot]
             )
             kept_mass[rows] = mass.float()
     taken = logprobs.gather(-1, token_ids[:, None])[:, 0]
@@ -124,6 +150,8 @@ def kept_floor(
     vocabulary = scaled.shape[-1]
     if all(params.top_p >= 1 and not 0 < params.top_k < vocabulary for params in sampling):
         return None
+    if scaled.device.type != "cpu":
+        return _sorted_floor(scaled, sampling)
     floors = scaled.new_full((len(sampling), 1), -math.inf)
     for row, params in enumerate(sampling):
         left = weights[row]
@@ -133,6 +161,26 @@ def kept_floor(
         if params.top_p < 1:
             floors[row] = scaled[row, _nucleus_border(left, params.top_p)]
     return floors
+
+
+def _sorted_floor(scaled: torch.Tensor, sampling: Sequence[SamplingParams]) -> torch.Tensor:
+    """The same for all rows at once, without waiting for any: made for a GPU."""
+    vocabulary, device = scaled.shape[-1], scaled.device
+    counts = [p.top_k if 0 < p.top_k < vocabulary else vocabulary for p in sampling]
+    kept = _sent(torch.tensor(counts), device)[:, None]
+    top_p = torch.tensor([p.top_p for p in sampling], dtype=torch.float64)
+    top_p = _sent(top_p, device)[:, None]
+    ranked = scaled.sort(dim=-1, descending=True).values
+    lowest = ranked.gather(-1, kept - 1)
+    weights = ranked.double().exp_().masked_fill(ranked < lowest, 0.0)
+    total = weights.sum(dim=-1, keepdim=True)
+    reached = (weights.cumsum(dim=-1) < top_p * total).sum(dim=-1, keepdim=True)
+    # Rounding may leave the sum just below a top_p near 1: then all that top-k left are kept.
+    last = (weights > 0).sum(dim=-1, keepdim=True) - 1
+    border = ranked.gather(-1, torch.minimum(reached, last))
+    floor = torch.where(top_p < 1, border, lowest)
+    truncated = (top_p < 1) | (kept < vocabulary)
+    return torch.where(truncated, floor, -math.inf)
 
 
 def _nucleus_border(weights: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -147,6 +195,13 @@ def _nucleus_border(weights: torch.Tensor, top_p: float) -> torch.Tensor:
     return candidates[order[min(reached, len(order) - 1)]]
 
 
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Numbers on a device; a GPU is not waited for."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def _invert(
     logits: torch.Tensor, sampling: Sequence[SamplingParams], uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +209,8 @@ def _invert(
     if logits.device.type == "mps":  # has no float64
         chosen, mass = _invert(logits.cpu(), sampling, uniform.cpu())
         return chosen.to(logits.device), mass.to(logits.device)
-    heat = torch.tensor([max(p.temperature, _COLDEST) for p in sampling], device=logits.device)
+    uniform = _sent(uniform, logits.device)
+    heat = _sent(torch.tensor([max(p.temperature, _COLDEST) for p in sampling]), logits.device)
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / heat[:, None]
     weights = scaled.double().exp_()
     floors = kept_floor(scaled, weights, sampling)

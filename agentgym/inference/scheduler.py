@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from agentgym.inference.answers import NOT_FINITE, Answers
-from agentgym.inference.attention import Plan, Span, in_order
+from agentgym.inference.attention import Span, in_order
 from agentgym.inference.decoder import Decoder
 from agentgym.inference.jobs import Generation, Job, Reading, Scoring, States
 from agentgym.inference.pages import PAGE, Match, Node, PagePool, PrefixTree
@@ -76,6 +76,8 @@ class Scheduler:
         self._good_steps = 0
         self._reuse = reuse
         self._arrivals = count()
+        self._graphs = decoder.graphs(pool)
+        self._copies: list[tuple[list[int], list[int], tuple[Node, ...]]] = []
 
     @property
     def busy(self) -> bool:
@@ -105,6 +107,7 @@ class Scheduler:
         """
         self._drop_aborted()
         self._admit(fresh)
+        self._copy()
         self._gather()
         for weights in dict.fromkeys(job.weights for job in self.running):
             self._forward([job for job in self.running if job.weights == weights])
@@ -147,13 +150,14 @@ class Scheduler:
         """Let waiting texts in, in order; one that does not fit may be overtaken a few times."""
         blocked: list[Job] = []
         deferred = 0
+        read = _Beginnings(self.running)
         for job in [job for job in self.waiting if fresh or job.started]:
             if len(self.running) >= self._max_batch or deferred >= self._max_batch:
                 return
             if len(blocked) > _LOOKAHEAD or any(b.overtaken >= _OVERTAKES for b in blocked):
                 return
             match = self._match(job)
-            if self._waits(job, match):
+            if self._waits(job, match, read):
                 deferred += 1
                 continue
             if not self._looked(job, match):
@@ -161,6 +165,7 @@ class Scheduler:
             if self._place(job, match):
                 self.waiting.remove(job)
                 insort(self.running, job, key=lambda j: j.arrival)
+                read.add(job)
                 for other in blocked:
                     other.overtaken += 1
             else:
@@ -183,23 +188,17 @@ class Scheduler:
         if not self._reuse:
             return Match()
         limit = min(job.need, len(job.tokens) - 1)
-        return self.tree.match(job.weights, np.array(job.tokens, np.int32), limit)
+        return self.tree.match(job.weights, np.frombuffer(job.key, ">i4"), limit)
 
-    def _waits(self, job: Job, match: Match) -> bool:
+    def _waits(self, job: Job, match: Match, read: "_Beginnings") -> bool:
         """True if the beginning of a text is being read right now for another one."""
         worth = match.tokens + PAGE
         if not self._reuse or job.need < worth:
             return False
-        for other in self.running:
-            if (
-                other.todo > 1
-                and other.weights == job.weights
-                and worth <= len(other.tokens)
-                and other.tokens[:worth] == job.tokens[:worth]
-            ):
-                other.awaited = True
-                return True
-        return False
+        other = read.find(job, worth)
+        if other is not None:
+            other.awaited = True
+        return other is not None
 
     def _place(self, job: Job, match: Match) -> bool:
         """Give a text its pages and what is kept of its beginning; False if there is no room."""
@@ -211,17 +210,24 @@ class Scheduler:
         copied = match.nodes[len(trunk) :]
         tail = (match.tail,) if match.tail is not None else ()
         self.tree.pin((*match.nodes, *tail))
-        job.trunk = trunk
+        job.stand(trunk)
         self._pass(job, match.nodes)
         self._share(job)
         job.pages = []
         self._extend(job, len(job.tokens))
         sources = [node.page for node in (*copied, *tail)]
-        self.pool.copy(sources, job.pages[: len(sources)])
-        self.tree.unpin((*copied, *tail))
+        self._copies.append((sources, job.pages[: len(sources)], (*copied, *tail)))
         job.computed = match.tokens
         self.counters["reused"] += match.tokens
         return True
+
+    def _copy(self) -> None:
+        """Copy what the texts just let in begin with, all at once."""
+        sources = [page for pages, _, _ in self._copies for page in pages]
+        self.pool.copy(sources, [page for _, pages, _ in self._copies for page in pages])
+        for _, _, nodes in self._copies:
+            self.tree.unpin(nodes)
+        self._copies.clear()
 
     def _fits(self, job: Job, match: Match, trunk: Sequence[Node]) -> bool:
         """True if there is room, with a page to grow for each running text."""
@@ -233,8 +239,11 @@ class Scheduler:
     def _trunk(self, job: Job, match: Match) -> tuple[Node, ...]:
         """The part of a kept beginning that is read in place, together with other texts.
 
-        One that others read so already, unless a longer one would save much more.
+        All of it where pages are as good anywhere. Else one that others read so already, unless a
+        longer one would save much more.
         """
+        if self.pool.tables:
+            return match.nodes
         best = 0
         for trunk in {other.trunk for other in self.running if other.weights == job.weights}:
             if len(trunk) > best and match.nodes[: len(trunk)] == trunk:
@@ -255,17 +264,17 @@ class Scheduler:
     def _share(self, job: Job) -> None:
         """Let running texts give up their copies of what a new one reads in place."""
         trunk = job.trunk
-        for other in self.running if trunk else ():
+        for other in self.running if trunk and not self.pool.tables else ():
             more = len(trunk) - len(other.trunk)
             if more > 0 and other.weights == job.weights and other.passed[: len(trunk)] == trunk:
                 self.pool.give(other.pages[:more])
                 del other.pages[:more]
                 self.tree.pin(trunk[-more:])
-                other.trunk = trunk
+                other.stand(trunk)
 
     def _extend(self, job: Job, tokens: int) -> bool:
         """Give a text pages for so many tokens; False if memory is full."""
-        while (len(job.trunk) + len(job.pages)) * PAGE < tokens:
+        while not _has_room(job, tokens):
             page = self.pool.take()
             if page is None and self.tree.evict(1):
                 page = self.pool.take()
@@ -276,12 +285,17 @@ class Scheduler:
 
     def _make_room(self, jobs: Sequence[Job]) -> list[Job]:
         """Extend texts by a token each, oldest first; the youngest of all may have to leave."""
-        kept = []
+        preempted = self.counters["preempted"]
         for job in jobs:
+            if _has_room(job, len(job.tokens)):
+                continue
             while job in self.running and not self._extend(job, len(job.tokens)):
                 self._preempt(self.running[-1])
-            kept.append(job)
-        return [job for job in kept if job in self.running]
+        return self._still_running(jobs) if self.counters["preempted"] > preempted else [*jobs]
+
+    def _still_running(self, jobs: Sequence[Job]) -> list[Job]:
+        running = set(self.running)
+        return [job for job in jobs if job in running]
 
     def _preempt(self, job: Job) -> None:
         """Take a text's memory away; it waits at its old place in the order."""
@@ -307,7 +321,8 @@ class Scheduler:
         self.tree.unpin(job.trunk)
         self._pass(job, ())
         self.pool.give([page for page in job.pages if page not in kept])
-        job.pages, job.trunk = [], ()
+        job.pages = []
+        job.stand(())
 
     def _keep(self, job: Job, *, give: bool) -> set[int]:
         tokens = np.array(job.tokens[: job.computed], np.int32)
@@ -316,17 +331,20 @@ class Scheduler:
 
     def _gather(self) -> None:
         """Bring scattered pages of running texts together; see `attention.Plan`."""
+        if self.pool.tables:
+            return
         pages = sorted(page for job in self.running for page in job.pages)
         if pages and len(pages) < _SPARSE * (pages[-1] + 1):
             moved = self.tree.gather(pages)
             for job in self.running:
                 job.pages = [moved.get(page, page) for page in job.pages]
+                job.stand(job.trunk)
 
     # Computing
 
     def _forward(self, jobs: list[Job]) -> None:
         """Compute a step of texts that are read by the same weights."""
-        jobs = self._make_room([job for job in jobs if job in self.running])
+        jobs = self._make_room(self._still_running(jobs))
         chosen: list[tuple[Job, int]] = []
         left = self._chunk
         for job in jobs:
@@ -336,20 +354,27 @@ class Scheduler:
                 left -= new if job.todo > 1 else 0
         if not chosen:
             return
-        spans = [
-            Span(job.computed, new, tuple(node.page for node in job.trunk), tuple(job.pages))
-            for job, new in chosen
-        ]
-        order = in_order(spans)
-        chosen = [chosen[index] for index in order]
+        spans = [job.span(new) for job, new in chosen]
+        if not self.pool.tables:
+            order = in_order(spans)
+            chosen = [chosen[index] for index in order]
+            spans = [spans[index] for index in order]
         try:
-            self._compute(chosen, Plan([spans[index] for index in order], self.pool))
+            self._compute(chosen, spans)
         except RuntimeError as error:  # out of memory above all; torch has no narrower class
             self._shrink(chosen, error)
         else:
             self._good_steps += 1
 
-    def _compute(self, chosen: Sequence[tuple[Job, int]], plan: Plan) -> None:
+    def _compute(self, chosen: Sequence[tuple[Job, int]], spans: Sequence[Span]) -> None:
+        if self._graphs is not None:
+            answering = [
+                job
+                for job, new in chosen
+                if new == 1 and isinstance(job, Generation) and job.sight is None
+            ]
+            if len(answering) == len(chosen) and self._decode(answering, spans):
+                return
         tokens = [t for job, new in chosen for t in job.tokens[job.computed :][:new]]
         layers = {job.layer for job, _ in chosen if job.layer is not None}
         seen = _seen(chosen, self.pool.memory.device)
@@ -357,13 +382,13 @@ class Scheduler:
             tokens = [max(token, 0) for token in tokens]  # keys of pictures are negative
         hidden, by_layer = self.decoder.hidden(
             torch.tensor(tokens, device=self.pool.memory.device),
-            plan,
+            self.decoder.plan(spans, self.pool),
             adapted=chosen[0][0].weights == "policy",
             layers=layers,
             seen=seen,
         )
         broken = _broken(chosen, hidden)
-        answering: list[Generation] = []
+        answering = []
         last: list[int] = []
         scored: list[tuple[Scoring, int, int, int]] = []  # job, position, rows
         start = 0
@@ -388,7 +413,7 @@ class Scheduler:
             self._answers.sample([job.row for job in answering], logits)
         # Only now, as nothing can fail for lack of memory any more.
         self.counters["steps"] += 1
-        self.counters["computed"] += plan.tokens
+        self.counters["computed"] += len(tokens)
         for job in broken:  # before anything of it is kept
             self._leave(job, keep=False, broken=True)
             job.fail(NOT_FINITE, self.version)
@@ -397,13 +422,37 @@ class Scheduler:
             job.computed += new
         self._answered(answering)
         for job, _ in chosen:
-            if job.awaited:
-                job.awaited = False
-                if job in self.running:
-                    self._keep(job, give=False)
-                    self._pass(job, self._match(job).nodes)
+            self._offer(job)
             if isinstance(job, Reading) and not job.todo:
                 self._finish_reading(job)
+
+    def _decode(self, jobs: Sequence[Generation], spans: Sequence[Span]) -> bool:
+        """A step of one token of each text by a CUDA graph; False if that cannot be had.
+
+        Only the sample is waited for: states that are not finite show in it.
+        """
+        assert self._graphs is not None
+        tokens = [job.tokens[job.computed] for job in jobs]
+        try:
+            logits = self._graphs.logits(tokens, spans, jobs[0].weights == "policy")
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            log.warning("CUDA graphs do not work here; going on without", exc_info=True)
+            self._graphs = None
+            return False
+        answering = [(row, job) for row, job in enumerate(jobs) if job.todo == 1]
+        if len(answering) < len(jobs):
+            logits = logits[[row for row, _ in answering]]
+        self._answers.sample([job.row for _, job in answering], logits)
+        self.counters["steps"] += 1
+        self.counters["computed"] += len(jobs)
+        for job in jobs:
+            job.computed += 1
+        self._answered([job for _, job in answering])
+        for job in jobs:
+            self._offer(job)
+        return True
 
     def _score(self, scored: Sequence[tuple[Scoring, int, int, int]], hidden: torch.Tensor) -> None:
         """Hand out log-probabilities, some positions at a time."""
@@ -428,8 +477,17 @@ class Scheduler:
         for job in jobs:
             job.sampled()
             if job.row.finish is not None:
-                self._leave(job, keep=True)
+                broken = job.row.error == NOT_FINITE
+                self._leave(job, keep=not broken, broken=broken)
                 job.finish(self.version)
+
+    def _offer(self, job: Job) -> None:
+        """Keep the beginning of a text for those that wait for it."""
+        if job.awaited:
+            job.awaited = False
+            if job in self.running:
+                self._keep(job, give=False)
+                self._pass(job, self._match(job).nodes)
 
     def _finish_reading(self, job: Reading) -> None:
         self._leave(job, keep=True)
@@ -465,6 +523,33 @@ class Scheduler:
             self._preempt(self.running[-1])
 
 
+class _Beginnings:
+    """How the texts that are being read begin, for all lengths that are asked for."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = [job for job in jobs if job.todo > 1]
+        self._found: dict[int, dict[tuple[str, bytes], Job]] = {}
+
+    def add(self, job: Job) -> None:
+        """Another text is being read."""
+        if job.todo > 1:
+            self._jobs.append(job)
+            for length in self._found:
+                self._note(job, length)
+
+    def find(self, job: Job, length: int) -> Job | None:
+        """One that begins with the same tokens, read by the same weights."""
+        if length not in self._found:
+            self._found[length] = {}
+            for other in self._jobs:
+                self._note(other, length)
+        return self._found[length].get((job.weights, job.key[: 4 * length]))
+
+    def _note(self, job: Job, length: int) -> None:
+        if len(job.tokens) >= length:
+            self._found[length].setdefault((job.weights, job.key[: 4 * length]), job)
+
+
 def _broken(chosen: Sequence[tuple[Job, int]], hidden: torch.Tensor) -> list[Job]:
     """Texts with states that are not finite.
 
@@ -484,6 +569,10 @@ def _seen(chosen: Sequence[tuple[Job, int]], device: torch.device) -> Overlay | 
         return None
     rows = [(job.sight, job.computed, new, job.weights) for job, new in chosen]
     return overlay(rows, device)
+
+
+def _has_room(job: Job, tokens: int) -> bool:
+    return (len(job.trunk) + len(job.pages)) * PAGE >= tokens
 
 
 def _pages(tokens: int) -> int:

@@ -191,6 +191,6 @@ def test_on_an_accelerator(fused: bool) -> None:
     ids = torch.arange(3, 12, device=model.device)
     with torch.inference_mode():
         expected = model(ids[None]).logits[0, -1]
-        decoder.hidden(ids[:8], Plan([Span(0, 8, (), (1,))], pool))
-        hidden, _ = decoder.hidden(ids[8:], Plan([Span(8, 1, (), (1,))], pool))
+        decoder.hidden(ids[:8], decoder.plan([Span(0, 8, (), (1,))], pool))
+        hidden, _ = decoder.hidden(ids[8:], decoder.plan([Span(8, 1, (), (1,))], pool))
     torch.testing.assert_close(decoder.logits(hidden)[0], expected, atol=1e-2, rtol=1e-2)

@@ -161,11 +161,20 @@ def test_low_precision_logits_are_computed_on_in_float32() -> None:
     torch.testing.assert_close(sample.logprobs, HALF.bfloat16().float().log_softmax(-1)[:, 0])
 
 
-def test_every_request_has_its_own_stream() -> None:
-    both = sampling.uniforms([np.random.default_rng(1), np.random.default_rng(2)])
-    one = sampling.uniforms([np.random.default_rng(2)])
-    assert both[1] == one[0] != both[0]
-    assert both.dtype == torch.float64
+def test_every_request_has_its_own_numbers() -> None:
+    one, other = sampling.Noise(1), sampling.Noise(2)
+    assert one[70] == np.random.default_rng(1).random(71)[70]  # drawn in parts, in any order
+    assert one[3] == np.random.default_rng(1).random(4)[3] != other[3]
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 40, 9999])
+@pytest.mark.parametrize("top_p", [0.05, 0.9, 0.999999, 1.0])
+def test_a_gpu_truncates_at_the_same_place(top_k: int, top_p: float) -> None:
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    params = [SamplingParams(top_k=top_k, top_p=top_p), SamplingParams(), SamplingParams(top_k=3)]
+    expected = sampling.kept_floor(logits, logits.double().exp(), params)
+    assert expected is not None
+    assert torch.equal(sampling._sorted_floor(logits, params), expected)
 
 
 @pytest.mark.parametrize(
