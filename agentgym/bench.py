@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple, TypeAlias
@@ -47,6 +47,8 @@ class BenchmarkOptions:
     """Environments to measure; empty leaves them to the benchmark."""
     model: str = ""
     """Model to measure with, as for `load_model`; empty leaves it to the benchmark."""
+    parts: tuple[str, ...] = ()
+    """Cases to measure, by any part of their names; empty means all."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def run_benchmark(
     quick: bool = False,
     env_ids: Sequence[str] = (),
     model: str = "",
+    parts: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Run a registered benchmark.
@@ -198,20 +201,22 @@ def run_benchmark(
         quick: see `BenchmarkOptions`.
         env_ids: see `BenchmarkOptions`.
         model: see `BenchmarkOptions`.
+        parts: see `BenchmarkOptions`.
         progress: shows how far it is; nothing is shown by default.
 
     Raises:
         UnknownNameError: no such benchmark, environment or model.
         MissingDependencyError: none of the cases, or one that was asked for by `env_ids`, can run
             on this machine.
+        ConfigError: no case has a name like one of `parts`.
     """
-    options = BenchmarkOptions(quick, tuple(env_ids), model)
+    options = BenchmarkOptions(quick, tuple(env_ids), model, tuple(parts))
     make: Callable[[BenchmarkOptions], Benchmark] = BENCHMARKS.get(name)
     started, clock = datetime.now(UTC), time.perf_counter()
     machine = {**describe_machine(), "load_at_start": load_average()}
     shown = progress or Progress(quiet=True)
     with shown.phase(f"bench {name}", unit="rounds") as bar:
-        benchmark = make(options)
+        benchmark = _chosen(make(options), options.parts)
         samples, skipped = _run_cases(benchmark, options, bar)
     return BenchmarkResult(
         name=name,
@@ -225,6 +230,16 @@ def run_benchmark(
         started=started.isoformat(timespec="seconds"),
         seconds=time.perf_counter() - clock,
     )
+
+
+def _chosen(benchmark: Benchmark, parts: Sequence[str]) -> Benchmark:
+    """The benchmark with the cases that were asked for."""
+    names = [case.name for case in benchmark.cases]
+    for part in parts:
+        if not any(part in name for name in names):
+            raise ConfigError(f"no case is called like {part!r}; there are {', '.join(names)}")
+    wanted = [case for case in benchmark.cases if any(part in case.name for part in parts)]
+    return replace(benchmark, cases=wanted) if parts else benchmark
 
 
 _Samples: TypeAlias = list[tuple[str, str, Sequence[Measurement]]]
@@ -395,6 +410,8 @@ def command_of(name: str, options: BenchmarkOptions) -> str:
     for env_id in options.env_ids:
         parts += ["--env-id", env_id]
     parts += ["--model", options.model] if options.model else []
+    for part in options.parts:
+        parts += ["--part", part]
     return shlex.join([*parts, "--json"])
 
 

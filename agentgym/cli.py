@@ -493,6 +493,10 @@ def bench(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model of the benchmarks that need one.")
     ] = "",
+    parts: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="Only cases with this in their names; repeatable."),
+    ] = None,
 ) -> None:
     """Measure speed against a baseline in the same run."""
     from agentgym.bench import run_benchmark
@@ -506,7 +510,9 @@ def bench(
     results = []
     for name in chosen:
         with Progress() as progress:
-            result = run_benchmark(name, quick=quick, env_ids=ids, model=model, progress=progress)
+            result = run_benchmark(
+                name, quick=quick, env_ids=ids, model=model, parts=parts or (), progress=progress
+            )
         results.append(result)
         if not as_json:
             show_benchmark(result)

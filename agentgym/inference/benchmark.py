@@ -27,7 +27,9 @@ _NOTE = (
     "the whole conversation again; one at a time does the same for a single episode. A search "
     "expands the kept nodes of a level into branches. Engines start empty in every repetition. "
     "Peak memory is the growth of the process (or the accelerator) above the loaded model, copies "
-    "of weights included."
+    "of weights included. Of bound: the bytes of weights and of each conversation's own keys and "
+    "values that every sampled token needs, at the bandwidth that copying reaches here, against "
+    "the time that all took, reading of prompts included."
 )
 
 Answer: TypeAlias = Callable[[Sequence[IntArray], int], list[IntArray]]
@@ -49,15 +51,37 @@ class Work:
     @property
     def tokens(self) -> int:
         """Tokens sampled in all."""
-        first = self.branches if self.branches > 1 else self.episodes
-        return self.action * (first + (self.turns - 1) * self.episodes * self.branches)
+        return self.action * sum(self.rows(turn) for turn in range(self.turns))
+
+    def rows(self, turn: int) -> int:
+        """Conversations that are answered together in a turn."""
+        return self.branches * (1 if turn == 0 and self.branches > 1 else self.episodes)
+
+    def traffic(self, turns: int, weights: int, token: int) -> int:
+        """Bytes that sampling must read at least, if every conversation reads its own.
+
+        Args:
+            turns: how many are played.
+            weights: bytes of the model's weights, read once a step.
+            token: bytes of one token's keys and values.
+        """
+        total = 0
+        for turn in range(turns):
+            length = self.shared + (turn + 1) * self.observation + turn * self.action
+            context = self.action * length + self.action * (self.action - 1) // 2
+            total += self.action * weights + self.rows(turn) * context * token
+        return total
 
 
 FULL = {
+    "1 episode": Work(1, 6),
     "16 episodes": Work(16, 6),
     "64 episodes": Work(64, 6),
+    "256 episodes": Work(256, 6),
     "search, depth 6, 4 branches": Work(4, 6, branches=4),
 }
+_GPU_ONLY = ("256 episodes",)
+"""On a CPU the baseline takes a quarter of an hour for them."""
 QUICK = {
     "2 episodes": Work(2, 2, shared=40, observation=5, action=4),
     "search, depth 2, 2 branches": Work(2, 2, shared=40, observation=5, action=4, branches=2),
@@ -77,26 +101,33 @@ def inference(options: BenchmarkOptions) -> Benchmark:
     from agentgym.models.load import DEFAULT_MODEL, load_model
 
     loaded = load_model(options.model or ("tiny" if options.quick else DEFAULT_MODEL))
+    device = loaded.model.device
     works = QUICK if options.quick else FULL
+    if device.type == "cpu" and not options.parts:
+        works = {name: work for name, work in works.items() if name not in _GPU_ONLY}
+    bandwidth = copy_bandwidth(device, 1 << 22 if options.quick else 1 << 28)
     return Benchmark(
         title=f"Inference with {loaded.name}",
         cases=[Case(name, partial(_sides, loaded, work)) for name, work in works.items()],
         rates={
             "tokens_per_s": lambda m: m.counts["tokens"] / m.seconds,
             "peak_mib": lambda m: m.counts["peak_mib"] if "peak_mib" in m.counts else None,
+            "bound_share": lambda m: m.counts["bytes"] / bandwidth / m.seconds,
         },
         columns={
             "case": "work",
             "side": "by",
             "tokens_per_s": "tokens/s",
             "tokens_per_s_ratio": "x",
+            "bound_share": "of bound",
             "peak_mib": "peak MiB",
         },
         note=_NOTE,
         settings={
             "model": loaded.name,
             "dtype": str(loaded.model.dtype),
-            "device": str(loaded.model.device),
+            "device": str(device),
+            "copy_gb_per_s": bandwidth / 1e9,
             "threads": torch.get_num_threads(),
             "works": {name: vars(work) for name, work in works.items()},
         },
@@ -112,20 +143,25 @@ def _sides(loaded: Any, work: Work) -> Iterator[Mapping[str, Side]]:
 
     generated = partial(_generated, loaded.model, work)
     single = Work(**{**vars(work), "episodes": 1, "branches": 1})
-    yield {
+    sides: dict[str, Side] = {
         "engine": partial(_backend, loaded, work, Engine),
         "baseline": lambda repetition: _measure(loaded, work, repetition, generated),
-        "one at a time": lambda repetition: _measure(loaded, single, repetition, generated),
-        "HFBackend": partial(_backend, loaded, work, HFBackend),
     }
+    if 1 < work.episodes <= 16:
+        sides["one at a time"] = lambda repetition: _measure(loaded, single, repetition, generated)
+        sides["HFBackend"] = partial(_backend, loaded, work, HFBackend)
+    yield sides
 
 
 def _backend(
     loaded: Any, work: Work, kind: Callable[..., InferenceBackend], repetition: int
 ) -> Measurement:
     """A repetition by a backend that starts empty."""
+    from agentgym.inference.hf import HFBackend
+
     resident = _Memory(loaded.model.device)
-    backend = kind(loaded.model, loaded.tokenizer, eos_ids=())
+    limits = {} if kind is HFBackend else {"memory": _memory(loaded.model, work)}
+    backend = kind(loaded.model, loaded.tokenizer, eos_ids=(), **limits)
     try:
 
         def answer(prompts: Sequence[IntArray], seed: int) -> list[IntArray]:
@@ -190,7 +226,11 @@ def _measure(
     peak = resident.peak_mib()
     return Measurement(
         seconds=seconds,
-        counts={"tokens": sampled, **({} if peak is None else {"peak_mib": peak})},
+        counts={
+            "tokens": sampled,
+            "bytes": work.traffic(turns, _weight_bytes(loaded.model), _token_bytes(loaded.model)),
+            **({} if peak is None else {"peak_mib": peak}),
+        },
         outcome=[turns, work.action],
     )
 
@@ -225,6 +265,47 @@ def play(work: Work, turns: int, vocabulary: int, seed: int, answer: Answer) -> 
         # No judge is part of the work: kept are branches of different nodes.
         nodes = grown[:: max(1, len(grown) // work.episodes)][: work.episodes]
     return sampled
+
+
+def _weight_bytes(model: Any) -> int:
+    """Of all weights that a step reads; rows of the embedding are nothing beside them."""
+    own = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    embedding = model.get_input_embeddings().weight
+    if model.get_output_embeddings().weight.data_ptr() != embedding.data_ptr():
+        own.pop(embedding.data_ptr())
+    return sum(own.values())
+
+
+def _token_bytes(model: Any) -> int:
+    """Of the keys and values of one token."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
+
+
+def _memory(model: Any, work: Work) -> int:
+    """Bytes for keys and values: what all conversations take in the end, twice."""
+    longest = work.shared + work.turns * (work.observation + work.action) + 64
+    return 2 * work.episodes * work.branches * longest * _token_bytes(model)
+
+
+def copy_bandwidth(device: Any, size: int) -> float:
+    """Bytes per second that are read and written when so many bytes are copied, at best."""
+    import torch
+
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(8):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, perf_counter() - started)
+    return 2 * size / best
 
 
 class _Memory:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from agentgym.bench import run_benchmark
+from agentgym.errors import ConfigError
 from agentgym.inference import benchmark
 from agentgym.inference.benchmark import FULL, QUICK, Work, play
 from agentgym.registry import BENCHMARKS
@@ -41,7 +43,24 @@ def test_a_search_keeps_branches_of_different_nodes() -> None:
 
 def test_full_work_is_what_it_says() -> None:
     assert FULL["16 episodes"].tokens == 2304
+    assert FULL["search, depth 6, 4 branches"].tokens == 24 * (4 + 5 * 16)
     assert set(QUICK).isdisjoint(FULL)
+
+
+def test_bytes_of_sampling_by_hand() -> None:
+    work = Work(3, 2, shared=10, observation=4, action=2)
+    # Turn 1: 2 steps, contexts 14 and 15; turn 2: 10 + 8 + 2 = 20 and 21.
+    assert work.traffic(1, 100, 1) == 2 * 100 + 3 * (14 + 15)
+    assert work.traffic(2, 100, 1) == 4 * 100 + 3 * (14 + 15 + 20 + 21)
+
+
+def test_copying_has_a_speed() -> None:
+    assert benchmark.copy_bandwidth(torch.device("cpu"), 1 << 20) > 1e6
+
+
+def test_parts_are_chosen_by_name() -> None:
+    with pytest.raises(ConfigError, match="2 episodes"):
+        run_benchmark("inference", quick=True, parts=["nonsense"])
 
 
 @pytest.mark.filterwarnings("ignore:.*min_new_tokens.*")
