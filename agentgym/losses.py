@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from agentgym.models.caches import given, returned
+from agentgym.models.packed import pack_arguments, packed_attention
+from agentgym.packing import Pack
 
 Reduction: TypeAlias = Literal["token_mean", "sequence_mean", "constant"]
 
@@ -26,7 +27,6 @@ def action_logprobs(
     mask: Tensor,
     *,
     position_ids: Tensor | None = None,
-    shared_prefix: int = 0,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
     """Log-probabilities of the marked tokens, with logits computed for these alone.
@@ -42,70 +42,67 @@ def action_logprobs(
         attention_mask: (B, L) true on tokens, false on padding.
         mask: (B, L) bool, the tokens to score; false in the first column.
         position_ids: (B, L); needed only if padding is on the left (`positions`).
-        shared_prefix: that many first columns are the same in all rows; they go through the model
-            once and the rows attend to their keys and values, with gradient. Nothing marked may
-            depend on them alone (`rows.shared_prefix` counts). Models without a key-value cache
-            and those that checkpoint activations go without.
         chunk_tokens: how many rows of logits become float32 at a time.
 
     Returns:
         (M,) float32 nats at temperature 1, the marked tokens in row-major order.
 
     Raises:
-        ValueError: a first token is marked, nothing precedes it; or a shared prefix with marked
-            tokens or left padding.
+        ValueError: a first token is marked, nothing precedes it.
     """
-    if bool(mask[:, : shared_prefix + 1].any()):
-        raise ValueError(
-            "the first token after the shared prefix (the first of a row, without one) cannot be "
-            f"scored; mask[:, :{shared_prefix + 1}] must be False"
-        )
-    if shared_prefix and position_ids is not None:
-        raise ValueError("shared_prefix works with padding on the right only; give no position_ids")
+    if bool(mask[:, 0].any()):
+        raise ValueError("the first token of a row cannot be scored: mask[:, 0] must be False")
     arguments: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
     if position_ids is not None:
         arguments["position_ids"] = position_ids
-    if shared_prefix:
-        cache = _prefix_cache(model, ids[:1, :shared_prefix])
-        if cache is not None:
-            cache.batch_repeat_interleave(len(ids))
-            arguments |= given(cache)
-            ids, mask = ids[:, shared_prefix:], mask[:, shared_prefix:]
     where = mask[:, 1:].nonzero(as_tuple=True)  # row, position of the logits
-    logits = _logits_at(model, ids, where, **arguments)[0]  # (M, V)
+    logits = _logits_at(model, where, input_ids=ids, **arguments)  # (M, V)
     return token_logprobs(logits, ids[:, 1:][where].long(), chunk_tokens=chunk_tokens)
 
 
-def _logits_at(
-    model: nn.Module, ids: Tensor, where: tuple[Tensor, ...], **arguments: Any
-) -> tuple[Tensor, Any]:
-    """Logits (M, V) at given (row, position) pairs, and the model's output."""
+def packed_logprobs(model: Any, pack: Pack, *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+    """Log-probabilities of the marked tokens of packed rows: those of `action_logprobs`.
+
+    Args:
+        model: one that `models.packed.can_pack`.
+        pack: the rows.
+        chunk_tokens: how many rows of logits become float32 at a time.
+
+    Returns:
+        (M,) float32 nats, the marked tokens of the rows in row-major order. What rows share is
+        computed once and gets the gradient of all of them.
+    """
+    device = next(model.parameters()).device
+    before = torch.from_numpy(pack.before).to(device)
+    with packed_attention(model):
+        logits = _logits_at(
+            model, (torch.zeros_like(before), before), **pack_arguments(pack, device)
+        )
+    targets = torch.from_numpy(pack.targets).to(device).long()
+    return token_logprobs(logits, targets, chunk_tokens=chunk_tokens)
+
+
+def _logits_at(model: nn.Module, where: tuple[Tensor, ...], **arguments: Any) -> Tensor:
+    """Logits (M, V) at given (row, position) pairs."""
     getter = getattr(model, "get_output_embeddings", None)
     head = getter() if callable(getter) else None
+    shape = arguments["input_ids"].shape
     selected = False
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         nonlocal selected
-        if not inputs or inputs[0].shape[:2] != ids.shape:
+        if not inputs or inputs[0].shape[:2] != shape:
             return None
         selected = True
         return (inputs[0][where].unsqueeze(0), *inputs[1:])
 
     handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
     try:
-        output = model(input_ids=ids, **arguments)
+        logits: Tensor = model(**arguments).logits
     finally:
         if handle is not None:
             handle.remove()
-    return (output.logits[0] if selected else output.logits[where]), output
-
-
-def _prefix_cache(model: nn.Module, prefix: Tensor) -> Any:
-    """Keys and values of one row (1, P), or `None` if the model does not give them."""
-    nowhere = torch.zeros(0, dtype=torch.long, device=prefix.device)
-    _, output = _logits_at(model, prefix, (nowhere, nowhere), use_cache=True)
-    cache = returned(output)
-    return cache if hasattr(cache, "batch_repeat_interleave") else None
+    return logits[0] if selected else logits[where]
 
 
 def positions(attention_mask: Tensor) -> Tensor:

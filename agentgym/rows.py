@@ -246,19 +246,6 @@ def collate(rows: Sequence[Row], pad_id: int = 0) -> RowBatch:
     )
 
 
-def shared_prefix(batch: RowBatch) -> int:
-    """How many first tokens all rows share, so that a model may read them once.
-
-    At least one unmarked token stays behind the prefix in every row, whose logits score the
-    row's first action token.
-    """
-    alike = np.equal(batch.ids, batch.ids[:1]) & batch.attention  # (B, L)
-    differing = np.flatnonzero(~alike.all(axis=0))
-    marked = np.flatnonzero(batch.mask.any(axis=0))
-    common = int(differing[0]) if differing.size else batch.ids.shape[1]
-    return max(0, min(common, int(marked[0]) - 1)) if marked.size else common
-
-
 def micro_batches(
     indices: Sequence[int], lengths: Sequence[int], max_tokens: int
 ) -> list[MicroBatch]:

@@ -20,29 +20,32 @@ from torch import Tensor
 
 from agentgym import seeding
 from agentgym.errors import ConfigError, TrainingError
-from agentgym.losses import Reduction, action_logprobs, negative_log_likelihood, token_weights
+from agentgym.losses import (
+    Reduction,
+    action_logprobs,
+    negative_log_likelihood,
+    packed_logprobs,
+    token_weights,
+)
 from agentgym.models.load import save_model
+from agentgym.models.packed import can_pack, packed_attention
 from agentgym.optim import MasterAdamW, Schedule, decay_factor, warmup_factor
+from agentgym.packing import pack_rows, packed_batches
 from agentgym.rows import (
     MicroBatch,
     Row,
-    RowBatch,
     RowMode,
     as_rows,
     collate,
     micro_batches,
     pack,
     plan_epoch,
-    shared_prefix,
     unpack,
     untrainable_turns,
 )
 from agentgym.types import Trajectory, Turn
 
 logger = logging.getLogger(__name__)
-
-MIN_SAVED_TOKENS = 64
-"""Fewer are not worth the second, shorter pass through the layers."""
 
 Precision = Literal["auto", "float32", "bfloat16", "mixed"]
 
@@ -58,7 +61,7 @@ class BehaviourCloningConfig:
     batch_size: int = 16
     """Rows of one optimiser step, over all processes."""
     micro_batch_tokens: int = 4096
-    """Tokens with padding that go through the model at once: memory, not the result."""
+    """Tokens that go through the model at once, padding included: memory, not the result."""
     warmup_steps: int = 0
     """Optimiser steps until the learning rate is reached, counted over the trainer's life."""
     schedule: Schedule = "constant"
@@ -95,9 +98,10 @@ class BehaviourCloningConfig:
     float32 weights and computes in bfloat16. bfloat16 weights have float32 copies in the
     optimiser."""
     share_prefix: bool = True
-    """Rows that begin alike (the same instructions) go through the model with that part computed
-    once: the same gradient up to rounding (dropout draws there once), for a fraction of the
-    time."""
+    """What rows of a micro-batch begin with alike (instructions, the prompt of a group, earlier
+    turns) goes through the model once: the same gradient up to rounding (dropout draws there
+    once), for a fraction of the time. Models that cannot read packed rows (`models.packed`) get
+    padded ones, which share nothing."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
     max_bad_steps: int = 5
@@ -153,6 +157,7 @@ class BehaviourCloningTrainer:
         self.accelerator = Accelerator()
         self.model = self._prepare(model)
         self.device = next(self.model.parameters()).device
+        self._packs = can_pack(self.model)
         self.pad_id = int(getattr(tokenizer, "pad_token_id", None) or 0)
         self.optimiser = MasterAdamW(
             self.model.named_parameters(),
@@ -169,6 +174,7 @@ class BehaviourCloningTrainer:
         self._plan: list[tuple[int, ...]] = []
         self._position = 0
         self._totals: dict[str, float] = {}
+        self._computed = 0  # tokens that went through the model
 
     def _prepare(self, model: Any) -> Any:
         config = self.config
@@ -287,7 +293,7 @@ class BehaviourCloningTrainer:
 
         Returns:
             ``loss`` (in the reduction's unit, before the step), ``gradient_norm`` (before
-            clipping), ``learning_rate``, ``tokens`` (of this process, with padding) and
+            clipping), ``learning_rate``, ``tokens`` (computed by this process) and
             ``skipped`` (0 or 1).
 
         Raises:
@@ -296,8 +302,9 @@ class BehaviourCloningTrainer:
         if self.done:
             raise TrainingError("no step is left; call start(trajectories) first")
         batch = self._plan[self._position]
+        computed = self._computed
         with self._training_mode():
-            loss, tokens = self._accumulate(batch)
+            loss = self._accumulate(batch)
         self._reduce(self.optimiser)
         learning_rate = self._learning_rate()
         report = self.optimiser.step(learning_rate, self.config.max_grad_norm)
@@ -309,7 +316,7 @@ class BehaviourCloningTrainer:
             "loss": loss,
             "gradient_norm": report.gradient_norm,
             "learning_rate": learning_rate,
-            "tokens": float(tokens),
+            "tokens": float(self._computed - computed),
             "skipped": float(report.skipped),
         }
 
@@ -327,47 +334,57 @@ class BehaviourCloningTrainer:
             * decay_factor(self._position, len(self._plan), config.schedule, config.floor)
         )
 
-    def _accumulate(self, batch: Sequence[int]) -> tuple[float, int]:
-        """Gradients of this process's share of a step; the whole step's loss, its tokens here."""
-        lengths = [len(row) for row in self._rows]
-        ordered = sorted(batch, key=lambda i: (-lengths[i], i))
-        share = ordered[self.accelerator.process_index :: self.accelerator.num_processes]
+    def _accumulate(self, batch: Sequence[int]) -> float:
+        """Gradients of this process's share of a step; the whole step's loss."""
         counts = {
             "total_tokens": sum(self._rows[i].action_tokens for i in batch),
             "total_rows": len(batch),
         }
         total = torch.zeros((), device=self.device)
-        tokens = 0
-        for group in micro_batches(share, lengths, self.config.micro_batch_tokens):
+        here = self.accelerator.process_index, self.accelerator.num_processes
+        for group in self._micro_batches(batch, *here):
             loss = self._loss(group, counts)
             torch.autograd.backward(loss)
             self.optimiser.collect()
             total += loss.detach()
-            tokens += len(group) * lengths[group[0]]
         if self.accelerator.num_processes > 1:
             total = self.accelerator.reduce(total, reduction="sum")
-        return float(total), tokens
+        return float(total)
+
+    def _micro_batches(
+        self, indices: Sequence[int], part: int = 0, parts: int = 1
+    ) -> list[MicroBatch]:
+        """One of `parts` shares of some rows, as it goes through the model."""
+        limit = self.config.micro_batch_tokens
+        if self._packs:
+            return packed_batches(
+                self._rows, indices, limit, share=self.config.share_prefix, part=part, parts=parts
+            )
+        lengths = [len(row) for row in self._rows]
+        ordered = sorted(indices, key=lambda i: (-lengths[i], i))
+        return micro_batches(ordered[part::parts], lengths, limit)
+
+    def _logprobs(self, group: MicroBatch) -> tuple[Tensor, Tensor]:
+        """(M,) log-probabilities of a micro-batch's action tokens, and its mask (B, L)."""
+        rows = [self._rows[i] for i in group]
+        batch = collate(rows, self.pad_id)
+        mask = self._tensor(batch.mask)
+        mixed = self.config.precision == "mixed"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            if self._packs:
+                pack = pack_rows(rows, share=self.config.share_prefix)
+                self._computed += len(pack)
+                return packed_logprobs(self.model, pack), mask
+            self._computed += batch.ids.size
+            ids, attention = self._tensor(batch.ids).long(), self._tensor(batch.attention)
+            return action_logprobs(self.model, ids, attention, mask), mask
 
     def _loss(self, group: MicroBatch, counts: Mapping[str, int]) -> Tensor:
-        batch = collate([self._rows[i] for i in group], self.pad_id)
-        ids, mask = self._tensor(batch.ids).long(), self._tensor(batch.mask)
-        attention = self._tensor(batch.attention)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "mixed"
-        ):
-            logprobs = action_logprobs(
-                self.model, ids, attention, mask, shared_prefix=self._shared_prefix(batch)
-            )
+        logprobs, mask = self._logprobs(group)
         weights = token_weights(
             mask, self.config.reduction, **counts, constant=self.config.reduction_constant
         )
         return negative_log_likelihood(logprobs, weights)
-
-    def _shared_prefix(self, batch: RowBatch) -> int:
-        if not self.config.share_prefix or self.config.gradient_checkpointing:
-            return 0
-        prefix = shared_prefix(batch)
-        return prefix if prefix * (len(batch.ids) - 1) >= MIN_SAVED_TOKENS else 0
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -408,7 +425,9 @@ class BehaviourCloningTrainer:
             )
             self.model.train()
             try:
-                yield
+                # Gradient checkpointing reads packs in the backward pass too.
+                with packed_attention(self.model) if self._packs else contextlib.nullcontext():
+                    yield
             finally:
                 self.model.train(was_training)
 

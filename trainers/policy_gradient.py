@@ -18,14 +18,13 @@ from agentgym.advantages import Array, Baseline, Scale, group_advantages
 from agentgym.errors import ConfigError
 from agentgym.losses import (
     Divergence,
-    action_logprobs,
     clipped_policy_gradient,
     divergence,
     policy_gradient,
     token_weights,
 )
 from agentgym.models.modes import in_eval
-from agentgym.rows import MicroBatch, Row, collate, micro_batches, untrainable_turns
+from agentgym.rows import MicroBatch, Row, untrainable_turns
 from agentgym.trainers.behaviour_cloning import BehaviourCloningConfig, BehaviourCloningTrainer
 from agentgym.types import FloatArray, Source, Trajectory
 
@@ -237,27 +236,14 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
 
     def _scored_now(self) -> list[FloatArray]:
         """(L,) for each row: log-probabilities of its action tokens, without dropout."""
-        lengths = [len(row) for row in self._rows]
-        found = [np.zeros(n, np.float32) for n in lengths]
-        groups = micro_batches(range(len(lengths)), lengths, self.config.micro_batch_tokens)
+        found = [np.zeros(len(row), np.float32) for row in self._rows]
         with torch.no_grad(), in_eval(self.model):
-            for group in groups:
+            for group in self._micro_batches(range(len(found))):
                 values, mask = self._logprobs(group)
                 ends = np.cumsum(mask.sum(1).cpu().numpy())[:-1]
                 for index, part in zip(group, np.split(values.cpu().numpy(), ends), strict=True):
                     found[index][self._rows[index].mask] = part
         return found
-
-    def _logprobs(self, group: MicroBatch) -> tuple[Tensor, Tensor]:
-        """(M,) log-probabilities of a micro-batch's action tokens, and its mask (B, L)."""
-        batch = collate([self._rows[i] for i in group], self.pad_id)
-        ids, mask = self._tensor(batch.ids).long(), self._tensor(batch.mask)
-        attention = self._tensor(batch.attention)
-        mixed = self.config.precision == "mixed"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            prefix = self._shared_prefix(batch)
-            logprobs = action_logprobs(self.model, ids, attention, mask, shared_prefix=prefix)
-        return logprobs, mask
 
     def _loss(self, group: MicroBatch, counts: Mapping[str, int]) -> Tensor:
         config = self.config

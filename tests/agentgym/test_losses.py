@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,14 @@ from agentgym import losses
 from agentgym.losses import (
     action_logprobs,
     negative_log_likelihood,
+    packed_logprobs,
     positions,
     token_logprobs,
     token_weights,
 )
 from agentgym.models.tiny import tiny_model
+from agentgym.packing import pack_rows
+from agentgym.rows import Row
 
 LENGTHS = (12, 9, 5)
 MASKED = ((4, 5, 11), (3, 8), (1, 2, 3, 4))
@@ -158,32 +162,36 @@ def test_tokens_after_the_last_action_change_nothing(model: Any, batch: Any) -> 
     assert not torch.equal(first, gradients(model, action_logprobs(model, other, *batch[1:]).sum()))
 
 
-def test_a_shared_prefix_read_once_gives_the_same_values_and_gradient(model: Any) -> None:
-    generator = torch.Generator().manual_seed(2)
-    ids = torch.randint(3, 250, (4, 20), generator=generator)
-    ids[:, :10] = ids[:1, :10]
-    attention = torch.arange(20) < torch.tensor([20, 17, 20, 13])[:, None]
-    mask = (torch.arange(20) >= 11) & attention
-    alone, together = (
-        action_logprobs(model, ids, attention, mask, shared_prefix=n) for n in (0, 10)
-    )
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        gradients(model, together.sum()), gradients(model, alone.sum()), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_a_prefix_is_shared_only_where_that_is_right(model: Any, batch: Any) -> None:
+def test_packed_rows_have_the_same_values_and_gradient(model: Any, batch: Any) -> None:
     ids, attention, mask = batch
-    with pytest.raises(ValueError, match="must be False"):
-        action_logprobs(model, ids, attention, mask, shared_prefix=1)
-    with pytest.raises(ValueError, match=r"mask\[:, :1\] must be False"):
-        action_logprobs(model, ids, attention, torch.ones_like(mask))
-    late = mask & (torch.arange(12) > 5)
-    with pytest.raises(ValueError, match="padding on the right only"):
-        action_logprobs(
-            model, ids, attention, late, shared_prefix=2, position_ids=positions(attention)
+    ids = ids.clone()
+    ids[1, :4] = ids[0, :4]  # with its marked token
+    rows = []
+    for line, length, marked in zip(ids.numpy(), LENGTHS, mask.numpy(), strict=True):
+        unknown = np.full(length, -1, np.int32)
+        own = line[:length].astype(np.int32)
+        rows.append(
+            Row(own, marked[:length], np.zeros(length, np.float32), unknown, unknown, trajectory=0)
         )
+    padded = action_logprobs(model, ids, attention, mask)
+    pack = pack_rows(rows, min_shared=1)
+    assert len(pack) == sum(LENGTHS) - 4
+    packed = packed_logprobs(model, pack)
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-5)
+    weights = torch.arange(1.0, 1 + len(packed))
+    torch.testing.assert_close(
+        gradients(model, (weights * packed).sum()),
+        gradients(model, (weights * padded).sum()),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    assert model.config._attn_implementation == "sdpa", "as it was"
+
+
+def test_a_first_token_cannot_be_scored(model: Any, batch: Any) -> None:
+    ids, attention, mask = batch
+    with pytest.raises(ValueError, match=r"mask\[:, 0\] must be False"):
+        action_logprobs(model, ids, attention, torch.ones_like(mask))
 
 
 MASK = torch.tensor([[False, True, True, True], [False, False, False, True]])

@@ -11,7 +11,6 @@ from agentgym.rows import (
     pack,
     padding_share,
     plan_epoch,
-    shared_prefix,
     unpack,
     untrainable_turns,
 )
@@ -149,20 +148,6 @@ def test_collate_pads_on_the_right() -> None:
     assert batch.mask.sum(1).tolist() == [1, 3]
     assert batch.turn_index[0].tolist() == [-1, -1, 2, -1, -1, -1]
     assert batch.logprobs[1].tolist() == first.logprobs.tolist()
-
-
-def test_shared_prefix_leaves_one_token_before_the_first_action() -> None:
-    # 1 2 3 | 4 and 1 2 9 | 4: two tokens are common.
-    rows = as_rows(
-        [episode(turn(ids(1, 2, 3), ids(4), False)), episode(turn(ids(1, 2, 9), ids(4), False))]
-    )
-    assert shared_prefix(collate(rows)) == 2
-    # Equal rows 1 2 3 | 4: the logits at 3 score the action, so that only 1 2 can be shared.
-    assert shared_prefix(collate([rows[0], rows[0]])) == 2
-    # A row with its action at position 1 leaves nothing.
-    assert shared_prefix(collate([make_row(3), make_row(3)])) == 0
-    # Padding is never shared: [0 | 1] and [0 1 2 | 3].
-    assert shared_prefix(collate([make_row(2), make_row(4, 3)], pad_id=1)) == 0
 
 
 def test_micro_batches_keep_the_budget() -> None:
