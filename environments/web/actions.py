@@ -137,15 +137,14 @@ class Hands:
 
     async def mouse(self, *events: tuple[str, float, float, int]) -> None:
         """Mouse events (type, x, y, click count), in order and as one burst."""
-        sends = []
+        burst = []
         for kind, x, y, clicks in events:
             self.pressed = kind == "mousePressed" or (self.pressed and kind == "mouseMoved")
             event: dict[str, Any] = {"type": kind, "x": x, "y": y, "clickCount": clicks}
             event["button"] = "left" if self.pressed or kind == "mouseReleased" else "none"
             event["buttons"] = int(self.pressed)
-            sends.append(self.page.session.send("Input.dispatchMouseEvent", event))
-            self.page.mouse = (x, y)
-        await asyncio.gather(*sends)
+            burst.append(event)
+        await self.page.point(*burst)
 
     async def reach(self, element: str) -> tuple[float, float, str]:
         """Like `point`, once the mouse is there and the element shows it."""
@@ -153,8 +152,11 @@ class Hands:
         if error or not self.page.hover_styles:
             return x, y, error
         await self.mouse(("mouseMoved", x, y, 0))
-        await self.page.settle()
-        return await self.point(element)
+        spot = await self.ask("reach", element, (x, y))
+        if spot["stale"] or self.page.loading:
+            await self.page.settle()
+            return await self.point(element)
+        return self._place(element, spot)
 
     async def click(self, x: float, y: float, clicks: int = 1) -> None:
         """Press and release the left button so many times."""
@@ -191,7 +193,9 @@ class Hands:
 
     async def point(self, element: str) -> tuple[float, float, str]:
         """A point on an element where the mouse reaches it, or what is wrong."""
-        spot = await self.ask("locate", element)
+        return self._place(element, await self.ask("locate", element))
+
+    def _place(self, element: str, spot: dict[str, Any]) -> tuple[float, float, str]:
         if spot["problem"]:
             return 0.0, 0.0, self.problem(element, spot["problem"], spot.get("by", ""))
         return spot["x"], spot["y"], ""

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentgym import paths
+from agentgym.environments.web.cdp import FLAGS, Connection, ProtocolError
 from agentgym.environments.web.page import CLOSE_TIMEOUT_S, Page, one_line
 from agentgym.errors import BrowserError, MissingDependencyError
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT_S = 120.0
 _PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
+    *FLAGS,
     "--disable-frame-rate-limit",  # with the next: pictures when asked for, not every 33 ms
     "--disable-gpu-vsync",
     "--disable-smooth-scrolling",
@@ -169,7 +171,7 @@ class Browser:
             chromium = await self._running()
             try:
                 return await make(chromium)
-            except Error as error:
+            except (Error, ProtocolError) as error:
                 # Chromium's end is noticed a little later here than by its pages: once more.
                 if attempt == 2 or "closed" not in str(error):
                     why = f"Chromium could not open a page: {one_line(error)}"
@@ -192,10 +194,10 @@ class Browser:
                 self._playwright = await async_playwright().start()
             try:
                 chromium = await _launch(self._playwright)
-                session = await chromium.new_browser_cdp_session()
-                processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
+                browser = (await Connection.to(chromium)).browser
+                processes = (await browser.send("SystemInfo.getProcessInfo"))["processInfo"]
                 break
-            except Error as error:
+            except (Error, ProtocolError) as error:
                 if new or "closed" not in str(error):  # else Playwright's own process has ended
                     raise BrowserError(f"Chromium does not start: {one_line(error)}") from error
         pid = next(p["id"] for p in processes if p["type"] == "browser")

@@ -30,10 +30,12 @@ from agentgym.environments.web.markup import flatten_dom_to_str, prune_html
 from agentgym.environments.web.miniwob import (
     CLOCK,
     HEIGHT,
+    PAGE_SCRIPTS,
     SLICE_MS,
     WIDTH,
     has_hover_styles,
     html_folder,
+    senses,
 )
 from agentgym.environments.web.miniwob_tasks import TASKS
 from agentgym.environments.web.page import Page, image_of, script
@@ -237,7 +239,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         if self.page is not None and (held or self.page.failure or not self.page.browser.alive):
             self.close()
         if self.page is None:
-            init = "".join(script(name) for name in ("clock.js", "listeners.js"))
+            init = "".join(script(name) for name in PAGE_SCRIPTS)
             self.page = Browser.shared().page(size=self.size, init_script=init, offline=True)
             self.page.hover_styles = self._hover_styles
         self._inputs = Inputs(self.page)
@@ -319,7 +321,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         utterance = await page.evaluate(
             f"Math.seedrandom({page_seed}); core.EPISODE_MAX_TIME = {json.dumps(self.max_time_ms)};"
             f"core.startEpisodeReal();"
-            f"{CLOCK}.settle({json.dumps(self._hover_styles)}).then(() => core.getUtterance())"
+            f"{CLOCK}.settle({senses(page)}).then(() => core.getUtterance())"
         )
         state = await page.evaluate(_STATE)
         goal = utterance if isinstance(utterance, str) else str(utterance["utterance"])
@@ -337,7 +339,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
                 break
         state: list[Any] = list(_NO_STATE.values())
         if not page.left_for and not away:
-            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {json.dumps(self._hover_styles)})"
+            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {senses(page)})"
             state = await page.evaluate(f"{passing}.then(() => {_STATE})")
         self._elapsed_s += ms / 1000
         return error or plan.error, away, dict(zip(_INFO, state, strict=True))

@@ -96,24 +96,31 @@
       realFrame(() => realTimeout(done, 0));
     });
 
-  // Let what has happened show. A frame is only waited for if somebody can tell.
-  async function settle(frames) {
-    if (frames || window[Symbol.for("agentgym.moving")]) await frame();
+  // Let what has happened show: resolves to whether that took a frame. A frame is only waited for if
+  // somebody can tell: `hover` is whether there are styles for what is under the mouse, which is at
+  // `mouse`.
+  async function settle(hover, mouse) {
+    const listened = window[Symbol.for("agentgym.moving")];
+    const looks = hover || listened?.hover;
+    if (!listened?.scroll && !(looks && window[Symbol.for("agentgym.stale")](mouse))) return false;
+    await frame();
+    return true;
   }
 
-  // Let `ms` pass, with a real frame after each `slice` of it in which something was animated.
-  async function advance(ms, slice, frames) {
+  // Let `ms` pass; animations may show after each `slice` of it. Resolves as `settle` does.
+  async function advance(ms, slice, hover, mouse) {
     const end = now + ms;
     let calls = 0;
+    let waited = false;
     while (now < end) {
       const until = Math.min(end, now + slice);
       drew = false;
       let timer;
       while (calls++ < MAX_CALLS && (timer = first(until))) run(timer);
       now = until;
-      if (drew && now < end) await settle(false);
+      if (drew && now < end && (await settle(false, mouse))) waited = true;
     }
-    await settle(frames);
+    return (await settle(hover, mouse)) || waited;
   }
   // Back to the start, once what is under way has come to its end.
   function rewind() {

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from agentgym.environments.web.cdp import CDPSession, Connection
 from agentgym.environments.web.page import quietly
 from agentgym.errors import ConfigError
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as Chromium
-    from playwright.async_api import CDPSession
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class Gate:
     Pages outside any watched context are let through.
     """
 
-    def __init__(self, session: "CDPSession") -> None:
+    def __init__(self, session: CDPSession) -> None:
         self._session = session
         self._visitors: dict[str, Visitor] = {}  # by context id
         self._frames: dict[str, str] = {}  # frame id -> context id
@@ -200,7 +200,7 @@ class Gate:
 
     @classmethod
     async def _on(cls, chromium: "Chromium") -> "Gate":
-        gate = cls(await chromium.new_browser_cdp_session())
+        gate = cls(await (await Connection.to(chromium)).attach_to_browser())
         kinds = [{"type": "page"}, {"type": "iframe"}]
         await gate._session.send("Target.setDiscoverTargets", {"discover": True, "filter": kinds})
         documents = {"urlPattern": "http*", "resourceType": "Document"}

@@ -187,8 +187,7 @@ class Inputs:
         x, y = _near(x), _near(y)
         event = {"type": kind, "x": x, "y": y, "button": button, "buttons": held}
         event |= {"clickCount": clicks, "modifiers": self.modifiers}
-        self.page.mouse = (x, y)
-        await self.page.session.send("Input.dispatchMouseEvent", event)
+        await self.page.point(event)
 
     async def _clicks(self, x: float, y: float, button: str, clicks: int) -> None:
         await self._move(x, y)

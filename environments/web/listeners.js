@@ -4,17 +4,19 @@
   "use strict";
   const MOUSE = new Set(["click", "dblclick", "mousedown", "mouseup", "pointerdown", "touchstart"]);
   const MOVING = new Set([
-    "mouseenter", "mouseleave", "mouseover", "mouseout", "mousemove", "scroll", "resize",
-    "pointerenter", "pointerleave", "pointerover", "pointerout", "pointermove",
+    "mouseenter", "mouseleave", "mouseover", "mouseout",
+    "pointerenter", "pointerleave", "pointerover", "pointerout",
   ]);
+  const SCROLLING = new Set(["scroll", "scrollend", "resize"]);
   const heard = new WeakMap(); // element -> Map(type -> Set(listener))
   let known = []; // WeakRefs of the elements in `heard`
-  let moving = false; // someone listens to what the browser only tells with its next frame
+  const moving = { hover: false, scroll: false }; // who listens to what comes with the next frame
 
   const { addEventListener, removeEventListener, dispatchEvent } = EventTarget.prototype;
 
   function note(element, type, listener) {
-    if (MOVING.has(type)) moving = true;
+    if (MOVING.has(type)) moving.hover = true;
+    if (SCROLLING.has(type)) moving.scroll = true;
     if (!listener || !MOUSE.has(type) || !(element instanceof Element)) return;
     let types = heard.get(element);
     if (!types) {
@@ -37,7 +39,7 @@
     return removeEventListener.call(this, type, listener, ...rest);
   };
   for (const prototype of [HTMLElement.prototype, SVGElement.prototype, Document.prototype]) {
-    for (const type of [...MOUSE, ...MOVING]) {
+    for (const type of [...MOUSE, ...MOVING, ...SCROLLING]) {
       const own = Object.getOwnPropertyDescriptor(prototype, `on${type}`);
       if (!own?.set) continue;
       Object.defineProperty(prototype, `on${type}`, {

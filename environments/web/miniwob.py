@@ -57,6 +57,8 @@ _RESTART = (
     "document.activeElement?.blur(); if (core.EP_TIMER !== null) core.endEpisode(0);"
     f"{CLOCK}.rewind()"
 )
+PAGE_SCRIPTS = ("hover.js", "clock.js", "listeners.js")
+"""What runs before a page's own scripts."""
 _STATE = "[WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL, WOB_REWARD_GLOBAL, WOB_REWARD_REASON]"
 
 
@@ -185,7 +187,7 @@ class MiniWobEnv(AgentEnv):
         if self._page is not None and (self._page.failure or not self._page.browser.alive):
             self.close()
         if self._page is None:
-            init = "".join(script(name) for name in ("clock.js", "listeners.js"))
+            init = "".join(script(name) for name in PAGE_SCRIPTS)
             self._page = Browser.shared().page(
                 size=(WIDTH, HEIGHT), init_script=init + _HIDE_OURS, offline=True
             )
@@ -280,23 +282,22 @@ class MiniWobEnv(AgentEnv):
     async def _start(self, page: Page, page_seed: int, restart: bool) -> str:
         """Begin an episode on the page; returns the goal."""
         await rest_mouse(page, WIDTH - 1, HEIGHT - 1)
-        if restart:
-            await page.evaluate(_RESTART)
-        else:
+        if not restart:
             await page.navigate(self._url)
+        again = f"{_RESTART};" if restart else ""
         limit = "" if self.reward == "original" else f"core.EPISODE_MAX_TIME = {_NO_TIME_LIMIT_MS};"
-        utterance = await page.evaluate(
-            f"WOB_DATA_MODE = {json.dumps(self.data_mode)}; {limit}"
+        utterance, self.view = await page.evaluate_and_look(
+            f"{again} WOB_DATA_MODE = {json.dumps(self.data_mode)}; {limit}"
             f"Math.seedrandom({page_seed}); core.startEpisodeReal();"
-            f"{CLOCK}.settle({json.dumps(self._hover_styles)}).then(() => core.getUtterance())"
+            f"{CLOCK}.settle({senses(page)}).then((waited) => [waited, core.getUtterance()])",
+            look=f"agentgym.reset({json.dumps(_OURS)}), agentgym.look()",
         )
-        await page.ask(f"agentgym.reset({json.dumps(_OURS)})")
-        await self._look(page)
+        await self._photograph(page)
         return utterance if isinstance(utterance, str) else str(utterance["utterance"])
 
     async def _act(self, page: Page, reading: Reading) -> tuple[str, list[Any]]:
         """Carry out a call; returns what was wrong with it, and the page's own state."""
-        error, ms = "", float(STEP_MS)
+        error, ms, image = "", float(STEP_MS), self.view.image
         if reading.call is not None:
             error = await perform(page, reading.call, self.view)
             if not error:
@@ -304,24 +305,27 @@ class MiniWobEnv(AgentEnv):
             if reading.call.name == "wait" and not error:
                 ms = reading.call.arguments["seconds"] * 1000
         if not page.left_for:
-            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {json.dumps(self._hover_styles)})"
+            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {senses(page)})"
             try:
-                state: list[Any] = await page.evaluate(f"{passing}.then(() => {_STATE})")
+                state: list[Any]
+                state, self.view = await page.evaluate_and_look(
+                    f"{passing}.then((waited) => [waited, {_STATE}])"
+                )
             except BrowserError:
                 if not page.left_for:
                     raise
         if page.left_for:
             self._clean = False
-            self.view = PageView((), url=page.left_for, image=self.view.image)
+            self.view = PageView((), url=page.left_for, image=image)
             return error, [True, -1.0, -1.0, "left the page"]
-        await self._look(page)
+        await self._photograph(page)
         return error, state
 
-    async def _look(self, page: Page) -> None:
-        view = await page.look()
+    async def _photograph(self, page: Page) -> None:
+        """Add the picture to what has been seen, if there is to be one."""
         if self.images:
-            view = replace(view, image=image_of(await page.photograph(), (WIDTH, HEIGHT)))
-        self.view = view
+            image = image_of(await page.photograph(), (WIDTH, HEIGHT))
+            self.view = replace(self.view, image=image)
 
     # ---- parts -------------------------------------------------------------------------------
 
@@ -379,6 +383,11 @@ def html_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError("miniwob is not installed; run pip install -e '.[web]'")
     return Path(next(iter(spec.submodule_search_locations))) / "html"
+
+
+def senses(page: Page) -> str:
+    """What `CLOCK` must know of a page to see whether a frame would change it: its arguments."""
+    return f"{json.dumps(page.hover_styles)}, {json.dumps(page.mouse)}"
 
 
 @cache

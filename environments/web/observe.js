@@ -668,6 +668,9 @@
     return String((a?.ownerDocument || document).getSelection());
   }
 
+  // Like `locate`; and whether the mouse, which is at x, y, is yet to be told what is under it.
+  const reach = (id, mouse) => ({ ...locate(id), stale: globalThis[Symbol.for("agentgym.stale")](mouse) });
+
   // While the mouse drags, Chromium scrolls in real time: what it scrolled is put back afterwards.
   // Nothing may be selected when it begins, or the selected text would be dragged.
   let held = [];
@@ -695,7 +698,7 @@
     });
 
   globalThis.agentgym = {
-    frame, look, locate, startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
+    frame, look, locate, reach, startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
     listeningElements,
     // Call an element by an id of somebody else's, instead of one of ours.
     adopt(id, element) {

@@ -6,18 +6,20 @@ import inspect
 import io
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
+from agentgym.environments.web.cdp import DETACHED, CDPSession, Connection, ProtocolError
 from agentgym.environments.web.view import Element, PageView
 from agentgym.errors import BrowserError, ScriptError
 from agentgym.types import ImageArray
 
 if TYPE_CHECKING:
-    from playwright.async_api import BrowserContext, CDPSession, Dialog
+    from playwright.async_api import BrowserContext, Dialog
     from playwright.async_api import Page as PlaywrightPage
 
     from agentgym.environments.web.browser import Browser
@@ -44,7 +46,7 @@ class Page:
         browser: "Browser",
         context: "BrowserContext",
         page: "PlaywrightPage",
-        session: "CDPSession",
+        session: CDPSession,
         size: tuple[int, int],
     ) -> None:
         self.browser = browser
@@ -95,10 +97,10 @@ class Page:
         size: tuple[int, int],
     ) -> Self:
         """A page that is open already, with its guards set up."""
-        session = await context.new_cdp_session(playwright)
+        session = await _session_of(context, playwright)
         page = cls(browser, context, playwright, session, size)
-        playwright.on("crash", lambda _: page.give_up("the page's process crashed"))
-        playwright.on("close", lambda _: page.give_up("the page was closed, or Chromium ended"))
+        session.on("Inspector.targetCrashed", lambda _: page.give_up("the page's process crashed"))
+        session.on(DETACHED, lambda _: page.give_up("the page was closed, or Chromium ended"))
         playwright.on("dialog", page._dialog_opened)
         playwright.on("popup", page._popup_opened)
         session.on("Page.frameNavigated", page._navigated)
@@ -107,8 +109,12 @@ class Page:
         session.on("Network.loadingFinished", page._arrived)
         session.on("Network.loadingFailed", page._arrived)
         session.on("Input.dragIntercepted", page._drag_began)
-        await session.send("Page.enable")
-        await session.send("Input.setInterceptDrags", {"enabled": True})
+        send = session.send
+        await asyncio.gather(
+            send("Inspector.enable"),
+            send("Page.enable"),
+            send("Input.setInterceptDrags", {"enabled": True}),
+        )
         return page
 
     # ---- for every thread --------------------------------------------------------------------
@@ -132,6 +138,11 @@ class Page:
             self.browser.run(self._close(), CLOSE_TIMEOUT_S)
         except BrowserError as error:  # it is gone already, and that is what was asked for
             logger.debug("a page did not close cleanly: %s", error)
+
+    @property
+    def loading(self) -> bool:
+        """Whether something is on its way that will change the page."""
+        return bool(self._loading)
 
     @property
     def failure(self) -> str:
@@ -169,26 +180,31 @@ class Page:
         Raises:
             ScriptError: the expression threw.
         """
-        message = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-        if world is not None:
-            message["contextId"] = world
-        answer = await self.session.send("Runtime.evaluate", message)
-        if "exceptionDetails" in answer:
-            details = answer["exceptionDetails"]
-            text = details.get("exception", {}).get("description") or details.get("text", "")
-            raise ScriptError(f"script failed: {text[:500]}")
-        return answer["result"].get("value")
+        return _value(await self._ask(expression, world))
 
     async def ask(self, expression: str) -> Any:
         """The value of an expression in our isolated world, where `observe.js` is `agentgym`."""
-        if self._world is None:
-            tree = await self.session.send("Page.getFrameTree")
-            frame = tree["frameTree"]["frame"]["id"]
-            world = {"frameId": frame, "worldName": "agentgym"}
-            made = await self.session.send("Page.createIsolatedWorld", world)
-            await self.evaluate(script("observe.js"), world=made["executionContextId"])
-            self._world = int(made["executionContextId"])
-        return await self.evaluate(expression, world=self._world)
+        return await self.evaluate(expression, world=await self._our_world())
+
+    async def evaluate_and_look(
+        self, expression: str, *, look: str = "agentgym.look()"
+    ) -> tuple[Any, PageView]:
+        """Like `evaluate`, then `look`, but asked at once.
+
+        Args:
+            expression: gives, in the page's own world, an array of whether it waited for a frame
+                (if not, it is done before the look), and of what is returned.
+            look: what to look by; it happens before the frame if there is one.
+        """
+        world = await self._our_world()
+        first, second = self._ask(expression, None), self._ask(look, world)
+        done, seen = await asyncio.gather(first, second, return_exceptions=True)
+        if isinstance(done, BaseException):
+            raise done
+        waited, value = _value(done)
+        if waited or self._loading or isinstance(seen, BaseException):
+            return value, await self.look()
+        return value, view_of(_value(seen))
 
     async def look(self) -> PageView:
         """The page as it is once what it has asked for is there, without its picture.
@@ -211,6 +227,16 @@ class Page:
             if not self._loading:
                 await self.ask("agentgym.frame()")  # what came may ask for more
 
+    async def point(self, *events: dict[str, Any]) -> None:
+        """Mouse events, in order and as one burst."""
+        posted = [self.session.post("Input.dispatchMouseEvent", event) for event in events]
+        if events[-1]["type"] == "mouseMoved":
+            # A move that nothing follows waits for a frame. This goes the same way and changes
+            # nothing.
+            posted.append(self.session.post("Page.bringToFront"))
+        self.mouse = (events[-1]["x"], events[-1]["y"])
+        await asyncio.gather(*posted)
+
     async def dragged(self) -> dict[str, Any] | None:
         """What a drag of the page's own (HTML5) carries, if the mouse has just begun one."""
         await self.evaluate("0")  # its event comes before this answer
@@ -223,6 +249,23 @@ class Page:
         answer = await self.session.send("Page.captureScreenshot", options)
         return base64.b64decode(answer["data"])
 
+    def _ask(self, expression: str, world: int | None) -> asyncio.Future[dict[str, Any]]:
+        message = {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        if world is not None:
+            message["contextId"] = world
+        return self.session.post("Runtime.evaluate", message)
+
+    async def _our_world(self) -> int:
+        """The isolated world of the document, in which `observe.js` has run."""
+        if self._world is None:
+            tree = await self.session.send("Page.getFrameTree")
+            frame = tree["frameTree"]["frame"]["id"]
+            world = {"frameId": frame, "worldName": "agentgym"}
+            made = await self.session.send("Page.createIsolatedWorld", world)
+            await self.evaluate(_observe(), world=made["executionContextId"])
+            self._world = int(made["executionContextId"])
+        return self._world
+
     async def _guarded(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
         from playwright.async_api import Error
 
@@ -234,7 +277,7 @@ class Page:
                 return task.result()
             self.give_up(f"the page did not answer within {timeout_s:g} s")
             raise BrowserError(self.failure)
-        except Error as error:
+        except (Error, ProtocolError) as error:
             raise BrowserError(self.failure or one_line(error)) from error
         finally:
             task.cancel()
@@ -277,6 +320,30 @@ class Page:
             self._loaded.set_result(None)
 
 
+async def _session_of(context: "BrowserContext", page: "PlaywrightPage") -> CDPSession:
+    """A session of our own with a page of Playwright's."""
+    if context.browser is None:
+        raise BrowserError("Chromium ended")
+    connection = await Connection.to(context.browser)
+    session = await context.new_cdp_session(page)  # only Playwright knows which target it is
+    target = (await session.send("Target.getTargetInfo"))["targetInfo"]["targetId"]
+    await session.detach()
+    return await connection.attach(target)
+
+
+def _value(answer: dict[str, Any]) -> Any:
+    """What a script came to.
+
+    Raises:
+        ScriptError: it threw.
+    """
+    if "exceptionDetails" in answer:
+        details = answer["exceptionDetails"]
+        text = details.get("exception", {}).get("description") or details.get("text", "")
+        raise ScriptError(f"script failed: {text[:500]}")
+    return answer["result"].get("value")
+
+
 def view_of(raw: dict[str, Any]) -> PageView:
     """The records for what `agentgym.look()` returned."""
     elements = tuple(
@@ -313,6 +380,11 @@ def image_of(png: bytes, size: tuple[int, int]) -> ImageArray:
     return image
 
 
+@cache
+def _observe() -> str:
+    return script("hover.js") + script("observe.js")
+
+
 def script(name: str) -> str:
     """The text of a script in this folder."""
     return resources.files("agentgym.environments.web").joinpath(name).read_text(encoding="utf-8")
@@ -327,7 +399,7 @@ def one_line(error: BaseException) -> str:
 _background: set[asyncio.Task[Any]] = set()  # the loop itself only keeps weak references
 
 
-def quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
+def quietly(coroutine: Awaitable[Any]) -> None:
     """Run something nobody waits for; the page may be gone before it is done."""
 
     async def attempt() -> None:
@@ -335,7 +407,7 @@ def quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
 
         try:
             await coroutine
-        except Error as error:
+        except (Error, BrowserError) as error:
             logger.debug("ignored: %s", one_line(error))
 
     task = asyncio.ensure_future(attempt())

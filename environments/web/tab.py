@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from agentgym.environments.web.cdp import CDPSession, ProtocolError
 from agentgym.environments.web.page import Page, one_line, quietly
-from agentgym.errors import BrowserError, ScriptError
+from agentgym.errors import BrowserError
 
 if TYPE_CHECKING:
-    from playwright.async_api import BrowserContext, CDPSession, Dialog
+    from playwright.async_api import BrowserContext, Dialog
     from playwright.async_api import Page as PlaywrightPage
 
     from agentgym.environments.web.browser import Browser
@@ -55,7 +56,7 @@ class Tab(Page):
         browser: "Browser",
         context: "BrowserContext",
         page: "PlaywrightPage",
-        session: "CDPSession",
+        session: CDPSession,
         size: tuple[int, int],
     ) -> None:
         super().__init__(browser, context, page, session, size)
@@ -127,7 +128,7 @@ class Tab(Page):
                 self.give_up("it hung")
                 raise BrowserError(self.failure)
             return task.result()
-        except Error as error:
+        except (Error, ProtocolError) as error:
             raise BrowserError(self.failure or one_line(error)) from error
         finally:
             task.cancel()
@@ -168,8 +169,6 @@ class Tab(Page):
             "network" (what it asked for) or "changing". What was waited for in vain once is not
             waited for again.
         """
-        from playwright.async_api import Error
-
         end = time.monotonic() + LOAD_S
         network_end = 0.0
         while not self.failure:
@@ -189,7 +188,7 @@ class Tab(Page):
                 return "network"
             try:
                 quiet = await self.ask(_QUIET)
-            except (Error, ScriptError):  # a new document came meanwhile
+            except BrowserError:  # a new document came meanwhile
                 self._world = None
                 await asyncio.sleep(_POLL_S)
                 quiet = None

@@ -10,6 +10,7 @@ from agentgym.actions import ActionCall
 from agentgym.environments.web import session, tab
 from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.guard import Guard
+from agentgym.environments.web.miniwob import PAGE_SCRIPTS
 from agentgym.environments.web.page import Page, script
 from agentgym.environments.web.session import Session
 from agentgym.environments.web.text import render
@@ -23,7 +24,7 @@ Serve = Callable[[Mapping[str, Route]], str]
 
 @pytest.fixture(scope="module")
 def _page() -> Iterator[Page]:
-    init = script("clock.js") + script("listeners.js")
+    init = "".join(map(script, PAGE_SCRIPTS))
     page = Browser.shared().page(size=SIZE, init_script=init, offline=True)
     yield page
     page.close()
