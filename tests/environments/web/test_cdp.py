@@ -35,7 +35,8 @@ def text(payload: str, *, kind: int = 1, last: bool = True) -> bytes:
 async def read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Kind and payload of a client's frame, which must be masked."""
     first, second = await reader.readexactly(2)
-    assert first & 0x80 and second & 0x80
+    assert first & 0x80
+    assert second & 0x80
     size = second & 0x7F
     if size >= 126:
         size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8), "big")
