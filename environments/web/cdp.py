@@ -1,7 +1,7 @@
 """Our own connection to Chromium: its DevTools protocol over a WebSocket, beside Playwright's.
 
 A call through Playwright passes through its driver, a process of its own, twice; one through here
-does not, and takes a third of the time. A `CDPSession` has the two methods of Playwright's class of
+does not, and takes a third of the time. A `CDPSession` has the methods of Playwright's class of
 that name that we use.
 
 https://chromedevtools.github.io/devtools-protocol/, https://www.rfc-editor.org/rfc/rfc6455
@@ -71,9 +71,13 @@ class CDPSession:
         """
         self._handlers.setdefault(event, []).append(handler)
 
+    def remove_listener(self, event: str, handler: Handler) -> None:
+        """Undo `on`."""
+        self._handlers[event].remove(handler)
+
     def handle(self, event: str, params: Message) -> None:
         """An event has come."""
-        for handler in self._handlers.get(event, ()):
+        for handler in [*self._handlers.get(event, ())]:
             try:
                 handler(params)
             except Exception:  # whose fault it is, the others go on

@@ -198,13 +198,11 @@ class Page:
         """
         world = await self._our_world()
         first, second = self._ask(expression, None), self._ask(look, world)
-        done, seen = await asyncio.gather(first, second, return_exceptions=True)
-        if isinstance(done, BaseException):
-            raise done
-        waited, value = _value(done)
-        if waited or self._loading or isinstance(seen, BaseException):
+        await asyncio.wait((first, second))
+        waited, value = _value(first.result())
+        if waited or self._loading or second.exception() is not None:
             return value, await self.look()
-        return value, view_of(_value(seen))
+        return value, view_of(_value(second.result()))
 
     async def look(self) -> PageView:
         """The page as it is once what it has asked for is there, without its picture.
