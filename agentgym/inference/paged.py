@@ -197,6 +197,9 @@ class Graphs:
         shape = (rows, 3 + width)
         self._host = torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._device = torch.zeros(shape, dtype=torch.int32, device=device)
+        # Graphs read these, so they must live as long: nobody else may be given their memory.
+        self._order = torch.arange(rows, dtype=torch.int32, device=device)
+        self._zeros, self._ones = torch.zeros_like(self._order), torch.ones_like(self._order)
         self._spans = [None] * rows
         self._rows, self._width = rows, width
 
@@ -224,8 +227,7 @@ class Graphs:
     def _capture(self, rows: int, adapted: bool) -> tuple[Callable[[], object], torch.Tensor]:
         """A function that computes from the inputs on the device, and where its results appear."""
         inputs = self._device[:rows]
-        order = torch.arange(rows, dtype=torch.int32, device=inputs.device)
-        zeros, ones = torch.zeros_like(order), torch.ones_like(order)
+        order, zeros, ones = self._order[:rows], self._zeros[:rows], self._ones[:rows]
 
         def run() -> torch.Tensor:
             ids, positions, slots = inputs[:, :3].t().contiguous()
