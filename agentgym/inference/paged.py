@@ -151,6 +151,7 @@ class Graphs:
         self._pool = pool
         self._graphs: dict[tuple[int, bool], tuple[Callable[[], object], torch.Tensor]] = {}
         self._memory: Any = None
+        self._stream: Any = None
         self._rows = 0
         self._width = 0
         self._spans: list[Span | None] = []
@@ -244,13 +245,15 @@ class Graphs:
         if inputs.device.type != "cuda":  # interpreted kernels cannot be captured
             out = run()
             return lambda: out.copy_(run()), out
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        if not self._graphs:  # a pool ends with its last graph
+            self._memory = torch.cuda.graph_pool_handle()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = self._stream
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             run()  # compiles kernels and chooses algorithms, which a capture must not
         torch.cuda.current_stream().wait_stream(side)
-        if self._memory is None:
-            self._memory = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Other threads, a trainer's for one, may go on allocating meanwhile.
         with torch.cuda.graph(
