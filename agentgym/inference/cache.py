@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from agentgym.inference.sights import Sight
+from agentgym.inference.sights import Shown, Sight, axes_of, embedded
 from agentgym.models.caches import given, returned
 from agentgym.models.vision import Vision
 from agentgym.types import IntArray
@@ -193,7 +193,7 @@ class PaddedRows(Rows):
             shared = torch.ones((len(prompts), own, prefix), dtype=torch.bool)
             mask = torch.cat([shared, causal], dim=-1)[:, None]
         positions = (prefix + column - pads[:, None]).clamp_min(prefix)
-        shown = [
+        shown: list[Shown] = [
             (sight, prefix, len(prompt), int(pad))
             for sight, prompt, pad in zip(sights, prompts, pads, strict=True)
         ]
@@ -229,7 +229,7 @@ class PaddedRows(Rows):
         ids: torch.Tensor,
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
-        shown: Sequence[tuple[Sight | None, int, int, int]] = (),
+        shown: Sequence[Shown] = (),
         places: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hidden states (B, S, D) of new tokens.
@@ -238,8 +238,7 @@ class PaddedRows(Rows):
             ids: (B, S).
             mask: (B, 1, S, columns) bool.
             positions: (B, S).
-            shown: for each row its pictures, the stretch of its text that is new, and how many
-                columns are padding before it.
+            shown: the rows' pictures.
             places: (B, S) positions in the texts, to begin axes with.
         """
         if mask is not None:
@@ -250,9 +249,9 @@ class PaddedRows(Rows):
         ids = ids.to(self._device)
         inputs: dict[str, Any] = {"input_ids": ids}
         if any(sight is not None for sight, *_ in shown):
-            inputs = {"inputs_embeds": _embedded(self._embed(ids), shown)}
+            inputs = {"inputs_embeds": embedded(self._embed(ids), shown)}
             assert places is not None
-            positions = _axes(places, shown, positions)
+            positions = axes_of(places, shown, positions)
         hidden: torch.Tensor = self._decoder(
             **inputs,
             attention_mask=mask,
@@ -264,53 +263,6 @@ class PaddedRows(Rows):
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._head(hidden[:, -1])
         return logits
-
-
-def full_states(model: Any, ids: torch.Tensor, sights: Sequence[Sight | None] = ()) -> torch.Tensor:
-    """(B, L, D) last hidden states of whole texts, padded on the right.
-
-    Args:
-        model: for which `can_pad` is true.
-        ids: (B, L).
-        sights: (B,) their pictures; empty if there are none.
-    """
-    inputs: dict[str, Any] = {"input_ids": ids}
-    if any(sights):
-        shown = [(sight, 0, 0 if sight is None else len(sight.keys), 0) for sight in sights]
-        inputs = {"inputs_embeds": _embedded(model.get_input_embeddings()(ids), shown)}
-        places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-        inputs["position_ids"] = _axes(places, shown, None)
-    hidden: torch.Tensor = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
-    return hidden
-
-
-def _embedded(
-    embedded: torch.Tensor, shown: Sequence[tuple[Sight | None, int, int, int]]
-) -> torch.Tensor:
-    """(B, S, D) embeddings with features in the slots of pictures."""
-    embedded = embedded.clone()
-    for row, (sight, start, stop, pad) in enumerate(shown):
-        if sight is not None:
-            places, features = sight.between(start, stop)
-            if features is not None:
-                columns = torch.as_tensor(places, dtype=torch.long, device=embedded.device)
-                embedded[row, columns - start + pad] = features.rows.to(embedded.dtype)
-    return embedded
-
-
-def _axes(
-    places: torch.Tensor,
-    shown: Sequence[tuple[Sight | None, int, int, int]],
-    positions: torch.Tensor | None,
-) -> torch.Tensor | None:
-    """(3, B, S) positions if a row has axes, else `positions`."""
-    found = None
-    for row, (sight, start, stop, pad) in enumerate(shown):
-        axes = None if sight is None else sight.axes(start, stop)
-        if axes is not None:
-            found = places.expand(3, -1, -1).clone() if found is None else found
-            found[:, row, pad : pad + stop - start] = axes
-    return positions if found is None else found
 
 
 class EqualRows(Rows):

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agentgym.core import GenerationRequest
 from agentgym.errors import ConfigError, ImageError, InferenceError
 from agentgym.inference.answers import Answers, Row, failed
-from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad, full_states
-from agentgym.inference.sights import Sight, Sights
+from agentgym.inference.cache import EqualRows, PaddedRows, Rows, can_pad
+from agentgym.inference.sights import Sight, Sights, whole_inputs
 from agentgym.inference.weights import copy_weights
 from agentgym.models.load import LoadedModel, load_model
 from agentgym.models.modes import in_eval
@@ -312,7 +312,8 @@ class HFBackend:
             return [np.zeros(0, np.float32) for _ in sequences]
         index = torch.tensor(where, device=ids.device)
         if self._pads:
-            hidden = full_states(self._base, ids, sights)
+            inputs = whole_inputs(self._base, ids, sights)
+            hidden = self._base.get_decoder()(**inputs, use_cache=False).last_hidden_state
             states, head = hidden[index[:, 0], index[:, 1]], self._base.get_output_embeddings()
         else:
             inputs = {"input_ids": ids}

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -94,6 +94,8 @@ class Sights:
         vision: its processor's side.
         plain: switches adapters off, for ``weights="base"``; `None` if there are none.
         budget: bytes of features that are kept.
+        gradient: the vision tower is trained: features have a gradient, and are good until
+            `forget`.
     """
 
     def __init__(
@@ -103,12 +105,14 @@ class Sights:
         *,
         plain: Callable[[], AbstractContextManager[Any]] | None = None,
         budget: int = _BUDGET,
+        gradient: bool = False,
     ) -> None:
         self.model = model
         self.vision = vision
         self.runs = 0
         """How often the vision tower was run."""
         self._plain = plain
+        self._gradient = gradient
         self._budget = budget
         self._size = 0
         self._features: OrderedDict[tuple[str, str], Features] = OrderedDict()
@@ -138,10 +142,13 @@ class Sights:
         if found is not None:
             self._features.move_to_end(key)
             return found
-        off = weights == "base" and self._plain is not None
-        with self._plain() if off and self._plain else contextlib.nullcontext():
-            with in_eval(self.model), torch.no_grad():
-                (found,) = tower(self.model, [picture])
+        if self._gradient:
+            (found,) = tower(self.model, [picture])
+        else:
+            off = weights == "base" and self._plain is not None
+            with self._plain() if off and self._plain else contextlib.nullcontext():
+                with in_eval(self.model), torch.no_grad():
+                    (found,) = tower(self.model, [picture])
         self.runs += 1
         self._features[key] = found
         self._size += _size(found)
@@ -237,6 +244,67 @@ def overlay(
         tuple(torch.cat(layer) for layer in deep),
     )
     return Overlay(torch.cat(where).to(device), merged, positions)
+
+
+Shown: TypeAlias = tuple[Sight | None, int, int, int]
+"""A padded row: its pictures, the stretch of its text in the batch, and the columns of padding
+before it."""
+
+
+def embedded(tokens: torch.Tensor, shown: Sequence[Shown]) -> torch.Tensor:
+    """(B, S, d) embeddings of padded rows with features in the slots of pictures."""
+    tokens = tokens.clone()
+    for row, (sight, start, stop, pad) in enumerate(shown):
+        if sight is not None:
+            places, features = sight.between(start, stop)
+            if features is not None:
+                columns = torch.as_tensor(places, dtype=torch.long, device=tokens.device)
+                tokens[row, columns - start + pad] = features.rows.to(tokens.dtype)
+    return tokens
+
+
+def axes_of(
+    places: torch.Tensor, shown: Sequence[Shown], positions: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Positions of padded rows.
+
+    Args:
+        places: (B, S) positions of rows without axes.
+        shown: the rows.
+        positions: what to return if no row has axes.
+
+    Returns:
+        (3, B, S) if one has.
+    """
+    found = None
+    for row, (sight, start, stop, pad) in enumerate(shown):
+        axes = None if sight is None else sight.axes(start, stop)
+        if axes is not None:
+            found = places.expand(3, -1, -1).clone() if found is None else found
+            found[:, row, pad : pad + stop - start] = axes.to(found.device)
+    return positions if found is None else found
+
+
+def whole_inputs(
+    model: Any, ids: torch.Tensor, sights: Sequence[Sight | None]
+) -> dict[str, torch.Tensor]:
+    """What goes into a model for whole texts, padded on the right.
+
+    Args:
+        model: a causal language model, adapters allowed.
+        ids: (B, L).
+        sights: (B,) their pictures.
+
+    Returns:
+        ``input_ids``, or ``inputs_embeds`` and, where pictures have axes, ``position_ids``.
+    """
+    if not any(sights):
+        return {"input_ids": ids}
+    shown: list[Shown] = [(s, 0, 0 if s is None else len(s.keys), 0) for s in sights]
+    inputs = {"inputs_embeds": embedded(model.get_input_embeddings()(ids), shown)}
+    places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    positions = axes_of(places, shown, None)
+    return inputs if positions is None else {**inputs, "position_ids": positions}
 
 
 def example(vision: Vision) -> tuple[IntArray, Image]:
