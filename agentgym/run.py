@@ -187,6 +187,7 @@ class Run:
                 tokenizer=self.tokenizer,
                 context=recipe.context,
                 reserve=recipe.sampling.max_tokens,
+                vision=self._load().vision,
             )
         else:
             tasks = recipe.iteration_tasks(phase.iteration)
@@ -247,6 +248,8 @@ class Run:
         """What a training phase is given; the online method sees the demonstrations once."""
         sources = {phase.source, *(("demonstrations",) if phase.iteration == 1 else ())}
         lessons = [t for t in self._store if t.metadata.get("phase") in sources]
+        if self._load().vision is not None:
+            lessons = [self._store.with_pictures(t) for t in lessons]
         return sorted(lessons, key=lambda t: t.id)  # the store's order is that of their ends
 
     # -- parts --------------------------------------------------------------------------------
@@ -273,6 +276,9 @@ class Run:
         model = self._load().model if self._trainer is None else self._trainer.model
         self._warming = warming
         made: Trainer = factory(model, self.tokenizer, settings)
+        vision = self._load().vision
+        if vision is not None and hasattr(made, "see_with"):
+            made.see_with(vision)
         if hasattr(made, "act_with"):  # a method that samples while it trains
             made.act_with(self._backend, self.recipe.sampling)
         return made
@@ -294,6 +300,7 @@ class Run:
             sampling=replace(self.recipe.sampling, temperature=temperature),
             context=self.recipe.context,
             name=f"{self.recipe.name}@{self.version}",
+            vision=self._load().vision,
         )
 
     def _backend(self) -> InferenceBackend:
@@ -313,7 +320,9 @@ class Run:
 
                 model = self.recipe.model
                 module = load_model(model.name, dtype=model.dtype, device=model.device).model
-            self._sampler = (trainer.model, BACKENDS.get(name)(module, self.tokenizer))
+            vision = self._load().vision
+            seeing = {} if vision is None else {"vision": vision}
+            self._sampler = (trainer.model, BACKENDS.get(name)(module, self.tokenizer, **seeing))
         backend = self._sampler[1]
         backend.load_weights(trainer.weights() if adapted else {}, self.version)
         return backend

@@ -18,6 +18,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +30,7 @@ from agentgym import durable
 from agentgym.errors import StoreError
 from agentgym.records import SCHEMA, SCHEMA_VERSION, VERSION_KEY, from_table, images_of, to_table
 from agentgym.shards import INDEX, ShardedTable
-from agentgym.types import Trajectory
+from agentgym.types import Image, Trajectory
 
 LOCK, IMAGES = "writer.lock", "images"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -218,6 +219,27 @@ class TrajectoryStore:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(f"{path} is damaged: its content has another SHA-256")
         return data
+
+    def with_pictures(self, trajectory: Trajectory) -> Trajectory:
+        """A stored episode whose prompts' pictures have their bytes, as training needs them.
+
+        Raises:
+            StoreError: one is not there, or damaged.
+        """
+        known: dict[str, Image] = {}
+
+        def filled(image: Image) -> Image:
+            if image.data is not None:
+                return image
+            if image.sha256 not in known:
+                known[image.sha256] = Image(image.sha256, self.image(image.sha256))
+            return known[image.sha256]
+
+        turns = tuple(
+            replace(turn, prompt_images=tuple(map(filled, turn.prompt_images)))
+            for turn in trajectory.turns
+        )
+        return replace(trajectory, turns=turns)
 
     def refresh(self) -> None:
         """See what another process has appended or truncated since."""
