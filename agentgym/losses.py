@@ -5,6 +5,7 @@ weights come from the whole optimiser step: the sum over its micro-batches and p
 loss of the step, however it was cut.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,6 +28,7 @@ def action_logprobs(
     mask: Tensor,
     *,
     position_ids: Tensor | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
     """Log-probabilities of the marked tokens, with logits computed for these alone.
@@ -42,6 +44,8 @@ def action_logprobs(
         attention_mask: (B, L) true on tokens, false on padding.
         mask: (B, L) bool, the tokens to score; false in the first column.
         position_ids: (B, L); needed only if padding is on the left (`positions`).
+        inputs: goes into the model in the place of `ids`: the embeddings of texts with pictures
+            (`inference.sights.whole_inputs`).
         chunk_tokens: how many rows of logits become float32 at a time.
 
     Returns:
@@ -56,7 +60,8 @@ def action_logprobs(
     if position_ids is not None:
         arguments["position_ids"] = position_ids
     where = mask[:, 1:].nonzero(as_tuple=True)  # row, position of the logits
-    logits = _logits_at(model, where, input_ids=ids, **arguments)  # (M, V)
+    arguments |= {"input_ids": ids} if inputs is None else inputs
+    logits = _logits_at(model, where, **arguments)  # (M, V)
     return token_logprobs(logits, ids[:, 1:][where].long(), chunk_tokens=chunk_tokens)
 
 
@@ -86,7 +91,7 @@ def _logits_at(model: nn.Module, where: tuple[Tensor, ...], **arguments: Any) ->
     """Logits (M, V) at given (row, position) pairs."""
     getter = getattr(model, "get_output_embeddings", None)
     head = getter() if callable(getter) else None
-    shape = arguments["input_ids"].shape
+    shape = next(arguments[n] for n in ("input_ids", "inputs_embeds") if n in arguments).shape[:2]
     selected = False
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from agentgym.types import FloatArray, IntArray, Trajectory, Turn
+from agentgym.types import FloatArray, Image, IntArray, Trajectory, Turn
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 RowMode: TypeAlias = Literal["fork", "per_turn"]
@@ -40,6 +40,12 @@ class Row:
     group_id: str = ""
     has_logprobs: bool = False
     """True if every masked token has its log-probability."""
+    images: tuple[tuple[int, Image], ...] = ()
+    """Pictures in order, each with the end of the stretch of context that has its placeholders."""
+
+    def images_until(self, end: int) -> tuple[tuple[int, Image], ...]:
+        """The pictures of the row's first tokens, cut between two turns."""
+        return tuple(each for each in self.images if each[0] <= end)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,10 +66,13 @@ class _Builder:
         self.logprobs: list[FloatArray] = []
         self.turn_index: list[IntArray] = []
         self.weights_version: list[IntArray] = []
+        self.images: list[tuple[int, Image]] = []
+        self.length = 0
         self.has_logprobs = True
 
-    def context(self, ids: IntArray) -> None:
+    def context(self, ids: IntArray, images: Sequence[Image] = ()) -> None:
         self._append(ids, False, None, -1, -1)
+        self.images += [(self.length, image) for image in images]
 
     def action(self, index: int, turn: Turn, ids: IntArray, train: bool) -> None:
         if train and len(ids):
@@ -76,6 +85,7 @@ class _Builder:
         self, ids: IntArray, train: bool, logprobs: FloatArray | None, turn: int, version: int
     ) -> None:
         n = len(ids)
+        self.length += n
         self.ids.append(np.asarray(ids, dtype=np.int32))
         self.mask.append(np.full(n, train))
         self.logprobs.append(
@@ -99,6 +109,7 @@ class _Builder:
             trajectory=self.trajectory,
             group_id=self.group_id,
             has_logprobs=self.has_logprobs,
+            images=tuple(each for each in self.images if each[0] <= end),
         )
 
 
@@ -145,7 +156,7 @@ def _rows_of(
     group = trajectory.group_id
     built: list[Row | None] = []
     builder: _Builder | None = None
-    context: list[IntArray] = []  # all tokens before the turn's action, for "per_turn"
+    context: list[tuple[IntArray, Sequence[Image]]] = []  # all before the action, for "per_turn"
     for index, turn in enumerate(trajectory.turns):
         if turn.extends and index == 0:
             raise ValueError(_problem(trajectory, 0, "extends a turn before it"))
@@ -168,15 +179,15 @@ def _rows_of(
         _check_turn(trajectory, index, turn)
         if mode == "per_turn":
             builder = _Builder(number, group)
-            for ids in context:
-                builder.context(ids)
-        builder.context(turn.prompt_ids)
+            for ids, images in context:
+                builder.context(ids, images)
+        builder.context(turn.prompt_ids, turn.prompt_images)
         train = trainable is None or trainable(turn)
         if train and len(turn.action_ids) and not any(len(ids) for ids in builder.ids):
             raise ValueError(_problem(trajectory, index, "has an action but no context before it"))
         builder.action(index, turn, turn.action_ids, train)
         if mode == "per_turn":
-            context += [turn.prompt_ids, turn.action_ids]
+            context += [(turn.prompt_ids, turn.prompt_images), (turn.action_ids, ())]
             built.append(builder.build())
             builder = _Builder(number, group)
     if builder is not None:
@@ -325,12 +336,25 @@ def pack(rows: Sequence[Row]) -> dict[str, Any]:
         "trajectory": np.array([row.trajectory for row in rows], np.int64),
         "has_logprobs": np.array([row.has_logprobs for row in rows], np.uint8),
         "group_ids": [row.group_id for row in rows],
+        "images": [[[end, image.sha256] for end, image in row.images] for row in rows],
+        "pictures": {
+            image.sha256: np.frombuffer(image.data, np.uint8)
+            for row in rows
+            for _, image in row.images
+            if image.data is not None
+        },
     }
 
 
 def unpack(state: Mapping[str, Any]) -> list[Row]:
     """Rows from what `pack` made; arrays may also be tensors."""
-    arrays = {name: np.asarray(value) for name, value in state.items() if name != "group_ids"}
+    others = ("group_ids", "images", "pictures")
+    arrays = {name: np.asarray(value) for name, value in state.items() if name not in others}
+    pictures = {
+        name: Image(name, np.asarray(data).tobytes())
+        for name, data in state.get("pictures", {}).items()
+    }
+    images = state.get("images") or [[]] * len(arrays["lengths"])  # older states have none
     ends = np.cumsum(arrays["lengths"])
     rows: list[Row] = []
     for number, end in enumerate(ends.tolist()):
@@ -345,6 +369,9 @@ def unpack(state: Mapping[str, Any]) -> list[Row]:
                 trajectory=int(arrays["trajectory"][number]),
                 group_id=str(state["group_ids"][number]),
                 has_logprobs=bool(arrays["has_logprobs"][number]),
+                images=tuple(
+                    (int(place), pictures.get(name, Image(name))) for place, name in images[number]
+                ),
             )
         )
     return rows

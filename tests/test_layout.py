@@ -61,6 +61,7 @@ CROSSCUTTING = {
     "test_doctests.py": "the examples in all docstrings",
     "test_loop.py": "environment to weights and back, end to end",
     "test_contract.py": "one contract, over a whole registry",
+    "test_pictures.py": "screenshots to prompts, answers, rows and weights, end to end",
 }
 
 

@@ -100,6 +100,7 @@ class ArcherTrainer(ActorCriticTrainer):
 
     name = "archer"
     config_class: ClassVar[type[ArcherConfig]] = ArcherConfig
+    reads_pictures = False
     config: ArcherConfig
 
     def __init__(self, model: Any, tokenizer: Any, config: ArcherConfig | None = None) -> None:
@@ -136,6 +137,7 @@ class ArcherTrainer(ActorCriticTrainer):
     def start(self, trajectories: Sequence[Trajectory]) -> None:
         """Put this iteration's episodes into the buffer. Changes no weight."""
         scored, counts = self._scored(trajectories)
+        self._check_pictures(scored)
         dropped = added = 0
         for trajectory in scored:
             found, left_out = transitions(

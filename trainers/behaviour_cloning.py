@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agentgym import seeding
 from agentgym.errors import ConfigError, TrainingError
+from agentgym.inference.sights import Sights, whole_inputs
 from agentgym.losses import (
     Reduction,
     action_logprobs,
@@ -29,6 +30,7 @@ from agentgym.losses import (
 )
 from agentgym.models.load import save_model
 from agentgym.models.packed import can_pack, packed_attention
+from agentgym.models.vision import Vision
 from agentgym.optim import MasterAdamW, Schedule, decay_factor, warmup_factor
 from agentgym.packing import pack_rows, packed_batches
 from agentgym.rows import (
@@ -102,6 +104,9 @@ class BehaviourCloningConfig:
     turns) goes through the model once: the same gradient up to rounding (dropout draws there
     once), for a fraction of the time. Models that cannot read packed rows (`models.packed`) get
     padded ones, which share nothing."""
+    train_vision: bool = False
+    """Train also what a vision-language model sees with; otherwise that stands still, and every
+    picture is looked at once. With `lora_rank` adapters are put there too."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
     max_bad_steps: int = 5
@@ -148,6 +153,8 @@ class BehaviourCloningTrainer:
 
     name = "behaviour_cloning"
     config_class: ClassVar[type[BehaviourCloningConfig]] = BehaviourCloningConfig
+    reads_pictures: ClassVar[bool] = True
+    """Whether all parts of the method do."""
 
     def __init__(
         self, model: Any, tokenizer: Any, config: BehaviourCloningConfig | None = None
@@ -175,6 +182,34 @@ class BehaviourCloningTrainer:
         self._position = 0
         self._totals: dict[str, float] = {}
         self._computed = 0  # tokens that went through the model
+        self._vision: Vision | None = None
+        self._sights: Sights | None = None
+
+    def see_with(self, vision: Vision) -> None:
+        """Show the pictures of prompts to a vision-language model.
+
+        Args:
+            vision: its processor's side; saved with the model.
+        """
+        self._vision = vision
+        base = self.model.get_base_model() if self._has_adapters else self.model
+        self._sights = Sights(base, vision, gradient=self.config.train_vision)
+
+    def _check_pictures(self, trajectories: Sequence[Trajectory]) -> None:
+        """Pictures that were shown to the policy are never left out silently."""
+        if not any(turn.prompt_images for t in trajectories for turn in t.turns):
+            return
+        if not self.reads_pictures:
+            raise ConfigError(
+                f"the critic of {self.name!r} reads no pictures yet; train by behaviour_cloning, "
+                "filtered_bc or a policy-gradient method without a critic, or set "
+                "context.screenshots=0"
+            )
+        if self._sights is None:
+            raise ConfigError(
+                "the episodes' prompts show pictures and this trainer has no processor for them; "
+                "call see_with(loaded.vision)"
+            )
 
     def _prepare(self, model: Any) -> Any:
         config = self.config
@@ -182,6 +217,11 @@ class BehaviourCloningTrainer:
             model = model.to(torch.bfloat16)
         elif config.precision in ("float32", "mixed"):
             model = model.to(torch.float32)
+        if not config.train_vision and not hasattr(model, "peft_config"):
+            text = _text_names(model)
+            for name, parameter in model.named_parameters():
+                if name not in text:
+                    parameter.requires_grad_(False)
         if config.lora_rank and not hasattr(model, "peft_config"):
             model = self._with_adapters(model)
         if config.gradient_checkpointing:
@@ -199,7 +239,7 @@ class BehaviourCloningTrainer:
             r=self.config.lora_rank,
             lora_alpha=self.config.lora_alpha,
             lora_dropout=self.config.lora_dropout,
-            target_modules="all-linear",
+            target_modules=self._adapted(model),
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -207,6 +247,17 @@ class BehaviourCloningTrainer:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             torch.manual_seed(seeding.derive(self.config.seed, "adapters"))
             return get_peft_model(model, adapters, autocast_adapter_dtype=False)
+
+    def _adapted(self, model: Any) -> str | list[str]:
+        """Which layers get adapters: of a vision-language model those of its text part."""
+        if self.config.train_vision or not hasattr(model.config, "vision_config"):
+            return "all-linear"
+        head, decoder = model.get_output_embeddings(), set(model.get_decoder().modules())
+        return [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module in decoder and module is not head
+        ]
 
     # -- one update ---------------------------------------------------------------------------
 
@@ -238,6 +289,7 @@ class BehaviourCloningTrainer:
         return chosen, counts
 
     def _as_rows(self, trajectories: Sequence[Trajectory]) -> list[Row]:
+        self._check_pictures(trajectories)
         trainable = _parsed if self.config.skip_unparsed else None
         return as_rows(trajectories, self.config.rows, trainable=trainable, missing="skip")
 
@@ -377,7 +429,20 @@ class BehaviourCloningTrainer:
                 return packed_logprobs(self.model, pack), mask
             self._computed += batch.ids.size
             ids, attention = self._tensor(batch.ids).long(), self._tensor(batch.attention)
-            return action_logprobs(self.model, ids, attention, mask), mask
+            inputs = self._shown(rows, ids)
+            return action_logprobs(self.model, ids, attention, mask, inputs=inputs), mask
+
+    def _shown(self, rows: Sequence[Row], ids: Tensor) -> dict[str, Tensor] | None:
+        """What goes into the model for rows with pictures; `None` if there are none."""
+        if self._sights is None or not any(row.images for row in rows):
+            return None
+        if self.config.train_vision:
+            self._sights.forget()  # of the micro-batch before
+        sights = [
+            self._sights.see(row.ids, [image for _, image in row.images]) if row.images else None
+            for row in rows
+        ]
+        return whole_inputs(self.model, ids, sights)
 
     def _loss(self, group: MicroBatch, counts: Mapping[str, int]) -> Tensor:
         logprobs, mask = self._logprobs(group)
@@ -493,7 +558,17 @@ class BehaviourCloningTrainer:
             model = self.model
             if self._has_adapters:
                 model = copy.deepcopy(model).merge_and_unload()
-            save_model(model, self.tokenizer, folder)
+            save_model(model, self.tokenizer, folder, self._vision)
+
+
+def _text_names(model: Any) -> set[str]:
+    """Parameters that are trained unless `train_vision`: all but a vision-language model's eyes."""
+    names = [name for name, _ in model.named_parameters()]
+    if not hasattr(getattr(model, "config", None), "vision_config"):
+        return set(names)
+    parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    kept = {id(p) for part in parts for p in part.parameters()}
+    return {name for name, p in model.named_parameters() if id(p) in kept}
 
 
 def _parsed(turn: Turn) -> bool:

@@ -359,7 +359,8 @@ def _without_small(
         name: getattr(row, name)[:end]
         for name in ("ids", "logprobs", "turn_index", "weights_version")
     }
-    return replace(row, mask=mask[:end], **columns), advantages[:end]
+    shown = row.images_until(end)
+    return replace(row, mask=mask[:end], images=shown, **columns), advantages[:end]
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ class PPOTrainer(ActorCriticTrainer):
 
     name = "ppo"
     config_class: ClassVar[type[PPOConfig]] = PPOConfig
+    reads_pictures = False
     config: PPOConfig
 
     def __init__(self, model: Any, tokenizer: Any, config: PPOConfig | None = None) -> None:

@@ -14,7 +14,7 @@ from agentgym.rows import (
     unpack,
     untrainable_turns,
 )
-from agentgym.types import EndReason, Task, Trajectory, Turn
+from agentgym.types import EndReason, Image, Task, Trajectory, Turn
 
 
 def ids(*values: int) -> Any:
@@ -138,6 +138,35 @@ def test_malformed_records_are_named(turns: tuple[Turn, ...], message: str, mode
 def test_unknown_mode() -> None:
     with pytest.raises(ValueError, match="'linear'"):
         as_rows([THREE], "linear")  # type: ignore[arg-type]
+
+
+def test_pictures_stay_with_their_stretch_of_context() -> None:
+    x, y, z = (Image(name, name.encode()) for name in "xyz")
+    shown = episode(
+        turn(ids(1, 2), ids(3), False, prompt_images=(x,)),
+        turn(ids(4, 5), ids(6), prompt_images=(y, z)),
+        turn(ids(7), ids(8), prompt_images=(x,), parsed=False),
+        turn(ids(9), ids(10), False, prompt_images=(z,)),
+    )
+    first, second = as_rows([shown], trainable=lambda turn: turn.parsed)
+    # The last turn of the first context is not trained on: the row ends before its picture.
+    assert first.images == ((2, x), (5, y), (5, z))
+    assert second.images == ((1, z),)
+    assert first.images_until(3) == ((2, x),)
+    rows = as_rows([shown], "per_turn")
+    assert [row.images for row in rows] == [
+        ((2, x),),
+        ((2, x), (5, y), (5, z)),
+        ((2, x), (5, y), (5, z), (7, x)),
+        ((1, z),),
+    ]
+    state = pack(rows)
+    assert set(state["pictures"]) == {"x", "y", "z"}
+    back = unpack(state)
+    assert [row.images for row in back] == [row.images for row in rows]
+    assert all(image.data == image.sha256.encode() for row in back for _, image in row.images)
+    del state["images"], state["pictures"]  # as written before rows had pictures
+    assert all(row.images == () for row in unpack(state))
 
 
 def test_collate_pads_on_the_right() -> None:
