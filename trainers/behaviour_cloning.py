@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agentgym import seeding
 from agentgym.errors import ConfigError, TrainingError
-from agentgym.inference.sights import Sights, whole_inputs
+from agentgym.inference.sights import Sights, check_embeddings, whole_inputs
 from agentgym.losses import (
     Reduction,
     action_logprobs,
@@ -190,10 +190,17 @@ class BehaviourCloningTrainer:
 
         Args:
             vision: its processor's side; saved with the model.
+
+        Raises:
+            ConfigError: the model does more with pictures than put their features in the place of
+                embeddings.
         """
-        self._vision = vision
         base = self.model.get_base_model() if self._has_adapters else self.model
-        self._sights = Sights(base, vision, gradient=self.config.train_vision)
+        sights = Sights(base, vision, gradient=self.config.train_vision)
+        check_embeddings(self.model, sights)
+        sights.forget()
+        sights.runs = 0
+        self._vision, self._sights = vision, sights
 
     def _check_pictures(self, trajectories: Sequence[Trajectory]) -> None:
         """Pictures that were shown to the policy are never left out silently."""

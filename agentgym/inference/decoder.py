@@ -17,7 +17,7 @@ from agentgym.errors import ConfigError
 from agentgym.inference.attention import Plan, Span
 from agentgym.inference.linear import FusedLinear, can_fuse
 from agentgym.inference.pages import PAGE, PagePool
-from agentgym.inference.sights import Overlay, Sights, example, overlay
+from agentgym.inference.sights import Overlay, Sights, close, example, overlay
 from agentgym.models.modes import in_eval
 
 if TYPE_CHECKING:
@@ -461,7 +461,7 @@ class TransformersDecoder(Decoder):
             self.hidden(ids[:half], self.plan([Span(0, half, (), (1,))], pool))
             plan = self.plan([Span(half, len(ids) - half, (), (1,))], pool)
             last = self.logits(self.hidden(ids[half:], plan)[0][-1:])[0].float()
-        return _close(last, whole, untyped.dtype)
+        return close(last, whole, untyped.dtype)
 
 
 def check_pictures(decoder: Decoder, sights: Sights) -> None:
@@ -487,17 +487,11 @@ def check_pictures(decoder: Decoder, sights: Sights) -> None:
         raise ConfigError(
             f"Engine cannot show pictures to {model.config.model_type!r}: {error}; use HFBackend"
         ) from error
-    if not _close(last, whole, model.dtype):
+    if not close(last, whole, model.dtype):
         raise ConfigError(
             f"Engine cannot show pictures to {model.config.model_type!r}: its logits differ from "
             "its own forward pass; use HFBackend"
         )
-
-
-def _close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """True if logits are equal up to rounding."""
-    limit = 1e-3 if dtype == torch.float32 else 0.1
-    return bool((found - expected).abs().max() <= limit * expected.abs().max().clamp_min(1.0))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from agentgym.core import WeightsChoice
+from agentgym.errors import ConfigError
 from agentgym.images import encode_image
 from agentgym.models.modes import in_eval
 from agentgym.models.vision import Features, Picture, Vision, axis_positions, tower
@@ -258,6 +259,8 @@ def embedded(tokens: torch.Tensor, shown: Sequence[Shown]) -> torch.Tensor:
         if sight is not None:
             places, features = sight.between(start, stop)
             if features is not None:
+                if features.deep:
+                    raise ConfigError("this model adds pictures to its hidden states too")
                 columns = torch.as_tensor(places, dtype=torch.long, device=tokens.device)
                 tokens[row, columns - start + pad] = features.rows.to(tokens.dtype)
     return tokens
@@ -297,6 +300,9 @@ def whole_inputs(
 
     Returns:
         ``input_ids``, or ``inputs_embeds`` and, where pictures have axes, ``position_ids``.
+
+    Raises:
+        ConfigError: the model adds pictures to its hidden states too.
     """
     if not any(sights):
         return {"input_ids": ids}
@@ -305,6 +311,37 @@ def whole_inputs(
     places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     positions = axes_of(places, shown, None)
     return inputs if positions is None else {**inputs, "position_ids": positions}
+
+
+def check_embeddings(model: Any, sights: Sights) -> None:
+    """Compare `whole_inputs` with a model's own forward pass on a text with a picture.
+
+    Args:
+        model: a vision-language model, adapters allowed.
+        sights: of it.
+
+    Raises:
+        ConfigError: they differ: the model does more with pictures than put their features in the
+            place of embeddings.
+    """
+    ids, image = example(sights.vision)
+    with torch.no_grad(), in_eval(model):
+        sight = sights.see(ids, (image,))
+        inputs = sights.vision.whole([ids], [sight.pictures], model.device)
+        expected = model(**inputs, use_cache=False).logits[0, -1].float()
+        tokens = torch.as_tensor(ids[None], dtype=torch.long, device=model.device)
+        found = model(**whole_inputs(model, tokens, [sight]), use_cache=False).logits[0, -1]
+    if not close(found.float(), expected, model.dtype):
+        raise ConfigError(
+            f"{model.config.model_type!r} does more with pictures than put their features in the "
+            "place of embeddings, and cannot be trained with pictures here"
+        )
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """True if logits are equal up to rounding."""
+    limit = 1e-3 if dtype == torch.float32 else 0.1
+    return bool((found - expected).abs().max() <= limit * expected.abs().max().clamp_min(1.0))
 
 
 def example(vision: Vision) -> tuple[IntArray, Image]:

@@ -8,6 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agentgym.chat import chat_ids
 from agentgym.core import GenerationRequest, SamplingParams
@@ -15,10 +25,11 @@ from agentgym.errors import ConfigError
 from agentgym.images import decode_image, encode_image
 from agentgym.inference.engine import Engine
 from agentgym.inference.hf import HFBackend
-from agentgym.inference.sights import Sights, overlay
+from agentgym.inference.sights import Sights, check_embeddings, overlay
 from agentgym.models.load import LoadedModel, load_model
+from agentgym.models.tiny import tiny_tokenizer
 from agentgym.models.tiny_vlm import TINY_VLMS
-from agentgym.models.vision import Vision
+from agentgym.models.vision import Vision, stills_only
 from agentgym.types import Image, IntArray, Message
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
@@ -356,3 +367,144 @@ def test_an_overlay_of_nothing_is_none(loaded: LoadedModel) -> None:
         assert found.positions is not None
         assert found.features is None
         assert found.positions[0].tolist() == [0, 1, 2, 3, 4, after + sight.shift]
+
+
+# Two more structures, built here: features of one layer's patches (LLaVA), and pictures that are
+# also added to hidden states (Qwen3-VL).
+
+
+def _text(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _template(shown: str) -> str:
+    return (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}{% for p in m['content'] %}"
+        "{% if p['type'] == 'image' %}" + shown + "{% else %}{{ p['text'] }}{% endif %}"
+        "{% endfor %}<|im_end|>{% endfor %}<|im_start|>assistant "
+    )
+
+
+def llava() -> tuple[Any, Any]:
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<image>"]})
+    images: Any = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    made: Any = LlavaProcessor
+    processor = made(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>"),
+    )
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+        "initializer_range": 0.3,
+    }
+    config: Any = LlavaConfig(
+        text_config={"model_type": "llama", **_text(tokenizer)},
+        vision_config=vision,
+        image_token_index=processor.image_token_id,
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    tokenizer: Any = tiny_tokenizer()
+    tags = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *tags]})
+    images: Any = Qwen2VLImageProcessorPil(
+        patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 96 * 96}
+    )
+    template = _template("<|vision_start|><|image_pad|><|vision_end|>")
+    processor = stills_only(Qwen3VLProcessor)(images, tokenizer, chat_template=template)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "depth": 3,
+        "num_heads": 2,
+        "patch_size": 8,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "initializer_range": 0.3,
+    }
+    ids = [tokenizer.convert_tokens_to_ids(tag) for tag in tags]
+    config: Any = Qwen3VLConfig(
+        text_config={"head_dim": 16, "rope_parameters": rope, **_text(tokenizer)},
+        vision_config=vision,
+        image_token_id=ids[0],
+        video_token_id=ids[1],
+        vision_start_token_id=ids[2],
+        vision_end_token_id=ids[3],
+    )
+    return Qwen3VLForConditionalGeneration(config), processor
+
+
+@pytest.fixture(scope="module", params=[llava, qwen3_vl], ids=["llava", "qwen3_vl"])
+def other(request: pytest.FixtureRequest) -> LoadedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, processor = request.param()
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return LoadedModel(model.eval(), processor.tokenizer, "other", Vision(processor))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_structures_answer_as_transformers_does(other: LoadedModel, way: str) -> None:
+    case = Case(other, WAYS[way])
+    backend = case.make(other)
+    requests = talks(case)
+    for request, answer in zip(requests, backend.generate(requests), strict=True):
+        assert answer.error == ""
+        assert answer.token_ids.tolist() == case.expected(request)
+    texts = [np.concatenate([requests[0].prompt_ids, np.array([40, 41, 42], np.int32)])]
+    (found,) = backend.logprobs(texts, [5], images=[requests[0].images])
+    np.testing.assert_allclose(found, case.scores(texts[0], requests[0].images, 5), atol=1e-4)
+    backend.close()
+
+
+def test_training_refuses_models_that_do_more_with_pictures(other: LoadedModel) -> None:
+    assert other.vision is not None
+    sights = Sights(other.model, other.vision)
+    if other.model.config.model_type == "llava":
+        check_embeddings(other.model, sights)
+    else:
+        with pytest.raises(ConfigError, match="hidden states too"):
+            check_embeddings(other.model, sights)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TINY_VLMS)
+def test_an_accelerator_answers_alike(name: str) -> None:
+    here = Case(load_model(name, dtype="float32", device="cpu"), Engine)
+    there = load_model(name, dtype="float32", device="cuda")
+    requests = talks(here)
+    expected = [here.expected(request) for request in requests]
+    for way in WAYS.values():
+        backend = way(there)
+        answers = backend.generate(requests)
+        assert [answer.token_ids.tolist() for answer in answers] == expected
+        backend.close()
