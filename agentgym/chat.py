@@ -227,9 +227,11 @@ class ContextConfig:
 
     history: Literal["all", "window"] = "all"
     """"all": the prompt grows append-only. "window": each turn sees a fresh context of the last
-    `window` observations, and earlier actions as a list."""
+    `window` observations, and (`recall`) earlier actions as a list."""
     window: int = 1
     """Observations in a windowed context, the current one included."""
+    recall: bool = True
+    """List the actions before the window; off where an observation says all that matters."""
     max_tokens: int = 4096
     """Budget of a context, the answer to come included."""
     screenshots: int | None = None
@@ -244,6 +246,10 @@ class ContextConfig:
         "Write one short line of thought, then one action on the last line. Actions:"
     )
     """Put before the list of actions in the system message."""
+    describe: bool = True
+    """List the environment's actions in the system message, and the goal in the first user message;
+    off for a model that learns one environment from scratch, to which text that is always the same
+    tells nothing."""
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.max_tokens < 1:
@@ -379,10 +385,11 @@ class Conversation:
     def _messages(self, first: int) -> tuple[Message, ...]:
         """The chat from turn `first` on; its first user message recalls the goal and the past."""
         done = [_last_line(t.answer) for t in self._turns[:first]]
-        past = f"Done: {'; '.join(done)}\n" if done else ""
+        past = f"Done: {'; '.join(done)}\n" if done and self.config.recall else ""
         messages = [Message("system", self.system)]
         for index, turn in enumerate(self._turns[first:], start=first):
-            opening = f"Goal: {self._goal}\n{past}" if index == first else ""
+            goal = f"Goal: {self._goal}\n" if self.config.describe else ""
+            opening = goal + past if index == first else ""
             pictures = tuple((0, image) for image in self._shown(index))
             messages.append(Message("user", f"{opening}{turn.user}", pictures))
             if index < len(self._turns) - 1:

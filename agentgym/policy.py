@@ -146,14 +146,22 @@ class EnvPolicy:
         return outputs
 
 
-def oracle_policy(**kwargs: Any) -> EnvPolicy:
-    """The environment's scripted expert (`AgentEnv.oracle_action`)."""
+def oracle_policy(*, noise: float = 0.0, **kwargs: Any) -> EnvPolicy:
+    """The environment's scripted expert (`AgentEnv.oracle_action`).
+
+    Args:
+        noise: probability, at each turn, of a draw from the action space instead; both the coin and
+            the draw are seeded by the episode.
+        kwargs: of `EnvPolicy`.
+    """
 
     def consult(env: gym.Env[Any, Any]) -> str:
+        if noise and env.action_space.np_random.random() < noise:
+            return str(env.action_space.sample())
         action: str = env.get_wrapper_attr("oracle_action")()
         return action
 
-    return EnvPolicy(consult, Source.EXPERT, **kwargs)
+    return EnvPolicy(consult, Source.SYNTHETIC if noise else Source.EXPERT, **kwargs)
 
 
 def random_policy(**kwargs: Any) -> EnvPolicy:
@@ -167,6 +175,8 @@ def random_policy(**kwargs: Any) -> EnvPolicy:
 
 def system_message(env: gym.Env[Any, Any], context: ContextConfig) -> str:
     """Instructions followed by the environment's actions."""
+    if not context.describe:
+        return context.instructions
     try:
         actions = env.get_wrapper_attr("action_set")
         syntax = env.get_wrapper_attr("action_syntax")

@@ -18,11 +18,30 @@ _RECIPES = "agentgym.trainers.recipes"
 
 
 @dataclass(frozen=True)
+class NewModelConfig:
+    """The size of a model from scratch."""
+
+    vocabulary: int = 512
+    """Tokens at most, learned from the demonstrations."""
+    layers: int = 2
+    """Of the transformer."""
+    width: int = 128
+    """Of its hidden states."""
+    heads: int = 4
+    """Of attention."""
+    positions: int = 2048
+    """Longest sequence, in tokens."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which model learns."""
 
     name: str = "smollm2-135m"
-    """The embedded default, a hub name, or a folder (also one that a run has saved)."""
+    """The embedded default, a hub name, a folder (also one that a run has saved), or "new": a small
+    one from scratch, which the run makes and keeps in its folder."""
+    new: NewModelConfig = field(default_factory=NewModelConfig)
+    """Of the model "new"."""
     dtype: str = "auto"
     """"auto" takes bfloat16 where the hardware computes in it."""
     device: str = "auto"
@@ -77,6 +96,8 @@ class Recipe:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     demonstrations: int = 0
     """Episodes of the environments' oracles, per environment id."""
+    demonstration_noise: float = 0.0
+    """Probability, at each turn of a demonstration, of a random action instead of the oracle's."""
     warm_start: dict[str, Any] = field(default_factory=dict)
     """Config of the behaviour cloning on the demonstrations."""
     iterations: int = 1
@@ -99,6 +120,15 @@ class Recipe:
         for name in ("demonstrations", "iterations"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if not 0 <= self.demonstration_noise <= 1:
+            raise ConfigError(
+                f"demonstration_noise must be in [0, 1], got {self.demonstration_noise!r}"
+            )
+        if self.model.name == "new" and not self.demonstrations:
+            raise ConfigError(
+                "a model 'new' learns its tokens from demonstrations; set demonstrations to 1 or "
+                "more"
+            )
         if self.group_size < 1 or self.episodes_per_task % self.group_size:
             raise ConfigError(
                 f"episodes_per_task ({self.episodes_per_task}) must be a multiple of group_size "

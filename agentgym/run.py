@@ -9,9 +9,10 @@ written by then is taken back, so that a resumed run equals one that was never s
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from agentgym.errors import ConfigError, TrainingError
 from agentgym.evaluation import Evaluation, summarise
 from agentgym.machine import processor
 from agentgym.metrics import MetricsWriter
-from agentgym.policy import LanguagePolicy, oracle_policy
+from agentgym.policy import LanguagePolicy, oracle_policy, system_message
 from agentgym.progress import Progress
 from agentgym.recipe import Recipe
 from agentgym.registry import BACKENDS, TRAINERS
@@ -35,13 +36,20 @@ from agentgym.types import Task, Trajectory
 if TYPE_CHECKING:
     from agentgym.models.load import LoadedModel
 
-RECIPE, SUMMARY, CHECKPOINTS, TRAJECTORIES, MODEL = (
+RECIPE, SUMMARY, CHECKPOINTS, TRAJECTORIES, MODEL, NEW_MODEL = (
     "recipe.toml",
     "summary.json",
     "checkpoint",
     "trajectories",
     "model",
+    "new-model",
 )
+WARM_START = "warm-start"
+"""The last phase before the online method's first."""
+KEPT_EVERY_S = 1.0
+"""Seconds of a rollout between two writes of its episodes."""
+READ_EPISODES = 256
+"""Demonstrations at most, of each environment id, that a new model's tokens are learned from."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def phases_of(recipe: Recipe) -> list[Phase]:
     phases = [Phase("eval-before", "evaluate")]
     if recipe.demonstrations:
         phases.append(Phase("demonstrations", "demonstrate"))
-        phases.append(Phase("warm-start", "train", "demonstrations"))
+        phases.append(Phase(WARM_START, "train", "demonstrations"))
     for i in range(1, recipe.iterations + 1):
         phases.append(Phase(f"iteration-{i}", "collect", iteration=i))
         phases.append(Phase(f"update-{i}", "train", f"iteration-{i}", i))
@@ -128,13 +136,39 @@ class Run:
             run._restore(saved)
         return run
 
+    @classmethod
+    def branch(cls, source: Path, recipe: Recipe, folder: Path, progress: Progress) -> "Run":
+        """Begin a run where another one stands: it goes on as if it had done all that itself.
+
+        That holds if the recipes differ in nothing that mattered so far; `online_part_removed` says
+        so of the warm start.
+
+        Raises:
+            ConfigError: as `start`, or the source holds no run.
+        """
+        if not (source / RECIPE).exists():
+            raise ConfigError(f"{source} holds no run ({RECIPE} is missing)")
+        scratch = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(scratch, ignore_errors=True)  # of a copy that was cut
+        cls.start(recipe, scratch, progress)
+        keep = (scratch / RECIPE).read_bytes()
+        shutil.copytree(source, scratch, dirs_exist_ok=True)
+        durable.write_bytes(scratch / RECIPE, keep)
+        if (folder / RECIPE).exists():
+            raise ConfigError(f"{folder} holds a run already; go on with it or delete it")
+        scratch.rename(folder)
+        return cls.resume(folder, progress)
+
     @property
     def finished(self) -> bool:
         """True if nothing is left to do."""
         return self.phase >= len(self.phases)
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self, until: str = "") -> dict[str, Any]:
         """Do what is left.
+
+        Args:
+            until: name of a phase after which to stop; the run can be gone on with later.
 
         Returns:
             The summary, as written to ``summary.json``.
@@ -152,7 +186,7 @@ class Run:
         ):
             self._store.truncate(self._kept["trajectories"])
             try:
-                while not self.finished:
+                while not self.finished and not self._passed(until):
                     self._do(self.phases[self.phase])
                     self.phase += 1
                     if self.finished:
@@ -161,6 +195,9 @@ class Run:
             finally:
                 self._close_backend()
         return self._summary()
+
+    def _passed(self, phase: str) -> bool:
+        return any(done.name == phase for done in self.phases[: self.phase])
 
     # -- phases -------------------------------------------------------------------------------
 
@@ -184,6 +221,7 @@ class Run:
         elif phase.kind == "demonstrate":
             tasks = recipe.demonstration_tasks()
             policy = oracle_policy(
+                noise=recipe.demonstration_noise,
                 tokenizer=self.tokenizer,
                 context=recipe.context,
                 reserve=recipe.sampling.max_tokens,
@@ -208,13 +246,13 @@ class Run:
         names = (phase.name, *marks)
         name = "-".join(names)
         with self.progress.phase(name, total=len(tasks), unit="episodes") as bar:
-            tally = _Tally(bar.advance)
+            tally, keeper = _Tally(bar.advance), _Keeper(self._store)
 
             def keep(trajectory: Trajectory) -> None:
-                self._store.append([trajectory])
+                keeper.add(trajectory)
                 tally.add(trajectory)
 
-            return collect(
+            collected = collect(
                 tasks,
                 policy,
                 self.recipe.rollout,
@@ -224,6 +262,8 @@ class Run:
                 metadata={"phase": phase.name, **dict.fromkeys(marks, True)},
                 on_trajectory=keep,
             )
+            keeper.flush()
+            return collected
 
     def _train(self, phase: Phase) -> dict[str, float]:
         trainer = self._trainer_for(phase)
@@ -285,13 +325,50 @@ class Run:
 
     def _load(self) -> "LoadedModel":
         if self._loaded is None:
-            from agentgym.models.load import load_model
-
-            model = self.recipe.model
-            with self.progress.phase(f"loading {model.name}", total=1, unit="models") as bar:
-                self._loaded = load_model(model.name, dtype=model.dtype, device=model.device)
+            name = self.recipe.model.name
+            if name == "new":
+                self._make_model()
+            with self.progress.phase(f"loading {name}", total=1, unit="models") as bar:
+                self._loaded = self._load_base()
                 bar.advance(1)
         return self._loaded
+
+    def _load_base(self) -> "LoadedModel":
+        from agentgym.models.load import load_model
+
+        model = self.recipe.model
+        source = self.folder / NEW_MODEL if model.name == "new" else model.name
+        return load_model(source, dtype=model.dtype, device=model.device)
+
+    def _make_model(self) -> None:
+        """A model from scratch, in the run's folder; the same one whenever it is made again."""
+        if (self.folder / NEW_MODEL).is_dir():
+            return
+        from agentgym.models.fresh import fresh_model
+        from agentgym.models.load import save_model
+
+        recipe = self.recipe
+        tasks = recipe.demonstration_tasks()[: READ_EPISODES * len(recipe.tasks.env_ids)]
+        with self.progress.phase("reading", total=len(tasks), unit="episodes") as bar:
+            read = collect(
+                tasks,
+                oracle_policy(noise=recipe.demonstration_noise),
+                recipe.rollout,
+                make=partial(make_env, **recipe.env),
+                seed=derive(recipe.seed, "demonstrations"),
+                name="reading",
+                on_trajectory=lambda _: bar.advance(1),
+            )
+        texts = {text for t in read for turn in t.turns for text in (turn.observation, turn.text)}
+        texts |= {t.task.goal for t in read} | {t.final_observation for t in read}
+        texts |= {turn.observation_error for t in read for turn in t.turns}
+        for env_id in recipe.tasks.env_ids:
+            env = make_env(env_id, **recipe.env)
+            texts.add(system_message(env, recipe.context))
+            env.close()
+        seed = derive(recipe.seed, "model") % 2**63
+        model, tokenizer = fresh_model(texts, seed=seed, **asdict(recipe.model.new))
+        save_model(model, tokenizer, self.folder / NEW_MODEL)
 
     def _policy(self, temperature: float) -> Policy:
         return LanguagePolicy(
@@ -316,10 +393,7 @@ class Run:
             self._close_backend()
             module = trainer.model
             if adapted:
-                from agentgym.models.load import load_model
-
-                model = self.recipe.model
-                module = load_model(model.name, dtype=model.dtype, device=model.device).model
+                module = self._load_base().model
             vision = self._load().vision
             seeing = {} if vision is None else {"vision": vision}
             self._sampler = (trainer.model, BACKENDS.get(name)(module, self.tokenizer, **seeing))
@@ -405,8 +479,31 @@ class _Tally:
         self.advance(1, success=self.successes / max(1, self.scored))
 
 
+class _Keeper:
+    """Writes episodes to the store, at most once in `KEPT_EVERY_S`: each time costs a file.
+
+    What is lost in a kill would be played again anyway: a phase is begun again from its start.
+    """
+
+    def __init__(self, store: TrajectoryStore) -> None:
+        self._store = store
+        self._waiting: list[Trajectory] = []
+        self._kept = time.monotonic()
+
+    def add(self, trajectory: Trajectory) -> None:
+        self._waiting.append(trajectory)
+        if time.monotonic() - self._kept >= KEPT_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._store.append(self._waiting)
+        self._waiting, self._kept = [], time.monotonic()
+
+
 def _numbers(evaluation: Evaluation, trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """What metrics.jsonl keeps of a phase that ran episodes."""
+    scored = [t for t in trajectories if t.outcome is not None]
     turns = [turn for t in trajectories for turn in t.turns]
     sampled = sum(len(turn.action_ids) for turn in turns if turn.action_ids is not None)
     entropies = [
@@ -418,6 +515,7 @@ def _numbers(evaluation: Evaluation, trajectories: Sequence[Trajectory]) -> dict
         "success": evaluation.mean,
         "success_low": evaluation.low,
         "success_high": evaluation.high,
+        **({"reward": sum(t.reward for t in scored) / len(scored)} if scored else {}),
         "episodes": float(len(trajectories)),
         "unscored": float(sum(t.outcome is None for t in trajectories)),
         "broken_attempts": float(sum(t.attempt for t in trajectories)),

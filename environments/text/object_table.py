@@ -219,11 +219,14 @@ class ObjectTable:
 
     # Asking and reading.
 
-    def _best_question(self, left: int) -> str:
-        """The attribute's question that divides a set of objects most evenly (`best_question`)."""
+    def _best_question(self, left: int, names: tuple[str, ...] = ()) -> str:
+        """The attribute's question that divides a set of objects most evenly (`best_question`).
+
+        Of the attributes with these names, or of all.
+        """
         count = left.bit_count()
         best = min(
-            self.attributes.values(),
+            [self.attributes[name] for name in names or self.attributes],
             key=lambda attribute: abs(count - 2 * (left & attribute.yes).bit_count()),
         )
         return best.question

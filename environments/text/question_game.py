@@ -20,7 +20,7 @@ def question(text: str) -> None:
 
 
 class QuestionGame(TextGame):
-    """Twenty questions about one of a list of secrets.
+    """Questions, twenty by default, about one of a list of secrets.
 
     A game says what its secrets are (`noun`, `secrets`) and what follows from a line (`fixed` and
     `published`, one for each mode), by `counted` and `won`. What the answers so far leave of the
@@ -30,6 +30,7 @@ class QuestionGame(TextGame):
     Args:
         oracle: who answers.
         mode: "fixed" or "original".
+        questions: after which the game is lost.
         action_syntax: one of `actions.SYNTAXES`.
         render_mode: None or "ansi".
     """
@@ -37,17 +38,23 @@ class QuestionGame(TextGame):
     actions = (question,)
     noun = "secret"
     secrets: Sequence[str] = ()
+    possible: Sequence[int] | None = None
+    """Which of `secrets` the game draws from; None for all."""
 
     def __init__(
         self,
         oracle: Player,
         *,
         mode: str = "fixed",
+        questions: int = QUESTIONS,
         action_syntax: str = "text",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(mode=mode, action_syntax=action_syntax, render_mode=render_mode)
+        if questions < 1:
+            raise ConfigError(f"questions must be at least 1, got {questions!r}")
         self.oracle = oracle
+        self.questions = questions
         self.secret = 0
         self.asked = 0
         self.left = self._everything
@@ -55,27 +62,31 @@ class QuestionGame(TextGame):
 
     @property
     def _everything(self) -> int:
-        return (1 << len(self.secrets)) - 1
+        if self.possible is None:
+            return (1 << len(self.secrets)) - 1
+        return sum(1 << index for index in self.possible)
 
     def begin(self, options: Mapping[str, Any]) -> str:
         """Choose the secret."""
         unknown = sorted(set(options) - {self.noun, "deterministic"})
         if unknown:
             raise ConfigError(f"unknown options {unknown}; known: {self.noun}, deterministic")
-        drawn = self.draw(len(self.secrets))
+        possible = range(len(self.secrets)) if self.possible is None else self.possible
+        drawn = possible[self.draw(len(possible))]
         self._talk_seed = int(self.np_random.integers(SEED_MAX))
         if self.noun in options:
             name = options[self.noun]
-            if name not in self.secrets:
-                known = ", ".join(self.secrets)
+            names = [self.secrets[index] for index in possible]
+            if name not in names:
+                known = ", ".join(names)
                 raise ConfigError(f"{self.noun} must be one of {known}, got {name!r}")
             drawn = list(self.secrets).index(name)
         elif options.get("deterministic"):
-            drawn = self.np_random_seed % len(self.secrets)
+            drawn = possible[self.np_random_seed % len(possible)]
         self.secret, self.asked, self.left = drawn, 0, self._everything
         if self.mode == "original":
             return "Questions:\n"
-        return f"Ask your first question. Questions left: {QUESTIONS}."
+        return f"Ask your first question. Questions left: {self.questions}."
 
     def fixed(self, text: str) -> Outcome:
         """What follows from a line."""
@@ -113,10 +124,10 @@ class QuestionGame(TextGame):
         )
 
     def counted(self, answer: str, error: str = "") -> Outcome:
-        """A turn that did not win; the twentieth loses."""
+        """A turn that did not win; the last one loses."""
         self.asked += 1
-        if self.asked < QUESTIONS:
-            text = f"{answer} Questions left: {QUESTIONS - self.asked}."
+        if self.asked < self.questions:
+            text = f"{answer} Questions left: {self.questions - self.asked}."
             return Outcome(text, -1.0, error=error)
         text = f"{answer} No questions are left. It was: {self.secrets[self.secret]}."
         return Outcome(text, -1.0, terminated=True, error=error)
@@ -148,4 +159,4 @@ class QuestionGame(TextGame):
 
     def facts(self) -> dict[str, Any]:
         """How many questions are left."""
-        return {"questions_left": QUESTIONS - self.asked}
+        return {"questions_left": self.questions - self.asked}

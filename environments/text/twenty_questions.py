@@ -1,6 +1,7 @@
 """agentgym/twenty_questions-v0: find out an object by questions that are answered yes or no."""
 
 import re
+from collections.abc import Sequence
 
 from agentgym.environments.text.game import Outcome
 from agentgym.environments.text.object_table import object_table, tokens
@@ -10,6 +11,7 @@ from agentgym.environments.text.question_game import (
     QUESTIONS,
     QuestionGame,
 )
+from agentgym.errors import UnknownNameError
 from agentgym.players import Player, PlayerTurn, ask
 
 CANNOT_TELL = "I cannot tell."
@@ -94,6 +96,11 @@ class TwentyQuestionsEnv(QuestionGame):
     * `mode`: "fixed" or "original";
     * `oracle`: who answers; None for the table. A language model is told the object and asked for
       each question alone; answers other than yes, no and "I cannot tell" are asked for again;
+    * `objects`: names of the objects that the secret is one of, which the goal then lists; empty
+      for all 158;
+    * `attributes`: names of the attributes (`ObjectTable.attributes`) that the expert and random
+      play ask about, beside the objects themselves; empty for all. Every question is answered;
+    * `questions`: after which the game is lost;
     * `action_syntax`: one of `actions.SYNTAXES`.
 
     ## Version History
@@ -107,20 +114,35 @@ class TwentyQuestionsEnv(QuestionGame):
         *,
         mode: str = "fixed",
         oracle: Player | None = None,
+        objects: Sequence[str] = (),
+        attributes: Sequence[str] = (),
+        questions: int = QUESTIONS,
         action_syntax: str = "text",
         render_mode: str | None = None,
     ) -> None:
         self._table = object_table()
         self.secrets = self._table.names
+        if objects:
+            self.possible = sorted({_known("object", name, self.secrets) for name in objects})
+        self._few = bool(objects or attributes)
+        for name in attributes:
+            _known("attribute", name, list(self._table.attributes))
+        self._attributes = tuple(attributes)
         self._nouns = (_COMMON_NOUNS | self._table.words) - {"of"}
         oracle = oracle or TableOracle("No." if mode == "original" else CANNOT_TELL)
-        super().__init__(oracle, mode=mode, action_syntax=action_syntax, render_mode=render_mode)
+        super().__init__(
+            oracle,
+            mode=mode,
+            questions=questions,
+            action_syntax=action_syntax,
+            render_mode=render_mode,
+        )
 
     def goal(self) -> str:
         """The rules."""
         return (
             "I am thinking of one object. Find out which, by questions that are answered with yes "
-            f"or no. You have {QUESTIONS} questions, one a line, each a single question of at most "
+            f"or no. {self._choice()}You have {self.questions} questions, one a line, each a single question of at most "
             f"{MAX_WORDS} words. You win by asking for the object itself, such as: Is it a cat? "
             + (
                 "A question that I do not understand is answered No."
@@ -128,6 +150,11 @@ class TwentyQuestionsEnv(QuestionGame):
                 else f"What I do not know is answered: {CANNOT_TELL} Every line counts."
             )
         )
+
+    def _choice(self) -> str:
+        if self.possible is None:
+            return ""
+        return f"It is one of: {', '.join(self.secrets[i].lower() for i in self.possible)}. "
 
     def fixed(self, text: str) -> Outcome:
         """Judge a guess, or let the oracle answer."""
@@ -155,7 +182,7 @@ class TwentyQuestionsEnv(QuestionGame):
             error = f"The rules allow no such question: {text[:60]!r}"
         self.asked += 1
         success = answer == "Yes." and self._names_it(asked)
-        end = success or self.asked >= QUESTIONS
+        end = success or self.asked >= self.questions
         reward = 0.0 if success else -1.0
         return Outcome(f"{answer}\n", reward, terminated=end, success=success, error=error)
 
@@ -197,7 +224,15 @@ class TwentyQuestionsEnv(QuestionGame):
             self.left &= meaning.yes if answer == "Yes." else ~meaning.yes
 
     def guesses(self) -> list[str]:
-        """A dozen plausible questions, others at each turn; one names an object."""
+        """A dozen plausible questions, others at each turn; one names an object.
+
+        With chosen objects or attributes: these, at every turn.
+        """
+        if self._few:
+            possible = range(len(self.secrets)) if self.possible is None else self.possible
+            table = self._table.attributes
+            asked = [table[name].question for name in self._attributes or table]
+            return [*asked, *(guess_question(self.secrets[index]) for index in possible)]
         first = self.asked * _PER_TURN
         attributes = [*self._table.attributes.values()][first : first + _PER_TURN]
         name = self._table.names[self.asked * 37 % len(self._table.names)]
@@ -209,9 +244,24 @@ class TwentyQuestionsEnv(QuestionGame):
         Only objects that the answers so far leave are asked about.
         """
         left = self.left or self._everything  # an oracle may contradict itself
-        if self.asked == QUESTIONS - 1 or left & (left - 1) == 0:
+        if self.asked == self.questions - 1 or left & (left - 1) == 0:
             return guess_question(self._table.names[(left & -left).bit_length() - 1])
-        return self._table.best_question(left)
+        question = self._table.best_question(left, self._attributes)
+        meaning = self._table.read(question)
+        if meaning is None or meaning.yes & left in (0, left):  # it would tell nothing
+            return guess_question(self._table.names[(left & -left).bit_length() - 1])
+        return question
+
+
+def _known(kind: str, name: str, names: Sequence[str]) -> int:
+    """The number of a name.
+
+    Raises:
+        UnknownNameError: it is not among the names.
+    """
+    if name not in names:
+        raise UnknownNameError(kind, str(name), names)
+    return list(names).index(name)
 
 
 def guess_question(name: str) -> str:
