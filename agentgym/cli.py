@@ -298,6 +298,9 @@ def train(
         bool, typer.Option("--resume", help="Go on where the run stopped; begin if there is none.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is there.")] = False,
+    until: Annotated[
+        str, typer.Option(help="Stop after this phase, such as warm-start or update-3.")
+    ] = "",
     show: Annotated[
         bool, typer.Option("--show-keys", help="List every key of a recipe and stop.")
     ] = False,
@@ -326,7 +329,7 @@ def train(
         else:
             run = Run.start(plan, where, progress)
         try:
-            summary = run.execute()
+            summary = run.execute(until)
         except KeyboardInterrupt:
             err.print(f"stopped; go on with: agentgym train {recipe} --out {where} --resume")
             raise
@@ -341,14 +344,22 @@ def train(
 def compare(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
     arms: Annotated[
-        list[str],
-        typer.Option("--arm", "-a", help="A trainer, or 'name: key=value; ...'; repeatable."),
-    ],
+        list[str] | None,
+        typer.Option(
+            "--arm",
+            "-a",
+            help="A trainer, or 'name: key=value; ...'; repeatable. Default: the recipe's arms.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 5,
+    first_seed: Annotated[int, typer.Option(help="Seed of an arm's first run.")] = 0,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="key=value for every arm; repeatable.")
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", "-o", help="Where the runs go.")] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", help="Runs at the same time; they share the cores.")
+    ] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Run methods over seeds and compare them at equal environment turns; goes on where it was."""
@@ -359,10 +370,11 @@ def compare(
     with Progress() as progress:
         result = comparing.compare(
             recipe,
-            [comparing.read_arm(arm) for arm in arms],
+            [comparing.read_arm(arm) for arm in arms] if arms else comparing.arms_of(recipe),
             where,
-            seeds=range(seeds),
+            seeds=range(first_seed, first_seed + seeds),
             overrides=overrides or (),
+            jobs=jobs,
             progress=progress,
             on_run=lambda name: err.print(plain(name), style="bold"),
         )

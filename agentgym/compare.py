@@ -5,9 +5,11 @@ be stopped and gone on with. Curves are read at equal numbers of environment tur
 shortest run has had, so that nobody gains by longer episodes.
 """
 
+import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,20 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from agentgym import durable, metrics
-from agentgym.errors import ConfigError
-from agentgym.progress import Progress
-from agentgym.recipe import Recipe, load_recipe
-from agentgym.run import RECIPE, Run
+from agentgym import config, durable, metrics
+from agentgym.errors import ConfigError, TrainingError
+from agentgym.processes import Command, Ended, side_by_side
+from agentgym.progress import Progress, duration
+from agentgym.recipe import Recipe, before_online, load_recipe
+from agentgym.run import RECIPE, WARM_START, Run
+from agentgym.run import SUMMARY as SUMMARY_OF_RUN
 from agentgym.stats import bootstrap_interval
+from agentgym.toml import to_toml
 
 POINTS = 24
 """Of a curve, evenly spaced in environment turns."""
-SUMMARY, PAGE = "comparison.json", "comparison.html"
+SUMMARY, PAGE, CURVES = "comparison.json", "comparison.html", "curves.svg"
+_WARM, _LOG = "warm-start", "log.txt"
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,24 @@ def read_arm(text: str) -> Arm:
     return Arm(name, tuple(overrides))
 
 
+def arms_of(recipe: str) -> list[Arm]:
+    """The arms that a recipe names.
+
+    Raises:
+        ConfigError: it names none, or one is no table.
+    """
+    arms = load_recipe(recipe).arms
+    if not arms:
+        raise ConfigError(f"recipe {recipe!r} names no arms; give --arm, or write [arms.NAME]")
+    found = []
+    for name, keys in arms.items():
+        if not isinstance(keys, Mapping) or not keys:
+            raise ConfigError(f"arms.{name} must be a table with at least one key, got {keys!r}")
+        lines = (to_toml({key: value}, inline=True).strip() for key, value in keys.items())
+        found.append(Arm(name, tuple(lines)))
+    return found
+
+
 def compare(
     recipe: str,
     arms: Sequence[Arm],
@@ -120,10 +144,14 @@ def compare(
     *,
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
+    jobs: int = 1,
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Run what is missing and compare; finished runs in the folder are taken as they are.
+
+    Arms that differ in nothing before the online method's first episode begin with the very same
+    warm start, made once for each seed.
 
     Args:
         recipe: name or file.
@@ -131,12 +159,14 @@ def compare(
         folder: where the runs are and the comparison is written.
         seeds: of the runs; the same for every arm.
         overrides: ``key=value`` for every arm, before its own.
+        jobs: runs at the same time, above 1 in processes of their own that share the cores.
         progress: where to say how far it is.
-        on_run: told each run's name as it begins.
+        on_run: told each run's name as it begins (with `jobs`: as it ends, with how).
 
     Raises:
         ConfigError: fewer than two arms, names or seeds twice, or a run in the folder that was
             begun with other settings.
+        TrainingError: runs failed; the others are finished, and the same call goes on with these.
     """
     names = [arm.name for arm in arms]
     if len(arms) < 2 or len({_slug(name) for name in names}) < len(names):
@@ -144,29 +174,114 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds must differ and there must be one, got {list(seeds)!r}")
     plans = {
-        (arm.name, seed): load_recipe(recipe, [*overrides, *arm.overrides, f"seed={seed}"])
+        (arm.name, seed): load_recipe(
+            recipe, [*overrides, *arm.overrides, f"seed={seed}", "arms={}"]
+        )
         for arm in arms
         for seed in seeds
     }  # all are checked before any begins
-    for (name, seed), plan in plans.items():
-        if on_run is not None:
-            on_run(f"{name}, seed {seed}")
-        _finish(plan, folder / _slug(name) / f"seed-{seed}", progress or Progress())
+    runs = [
+        _Planned(f"{name}, seed {seed}", plan, folder / _slug(name) / f"seed-{seed}")
+        for (name, seed), plan in plans.items()
+    ]
+    for run in runs:
+        run.check()
+    runs = _with_warm_starts(runs, folder / _WARM)
+    warm = list({run.source.folder: run.source for run in runs if run.source}.values())
+    told = on_run or (lambda _: None)
+    for stage in (warm, runs):
+        if jobs == 1:
+            for run in stage:
+                told(run.name)
+                run.prepare(progress or Progress()).execute(run.until)
+        else:
+            _side_by_side([run for run in stage if not run.done], jobs, progress, told)
     result = summarise(recipe, folder, names, seeds)
     write(result, folder)
     return result
 
 
-def _finish(plan: Recipe, folder: Path, progress: Progress) -> None:
-    if (folder / RECIPE).exists():
-        run = Run.resume(folder, progress)
-        if run.recipe != plan:
+@dataclass(frozen=True)
+class _Planned:
+    """A run to be, or to go on with."""
+
+    name: str
+    plan: Recipe
+    folder: Path
+    source: "_Planned | None" = None
+    """The warm start that it begins with."""
+    until: str = ""
+
+    def check(self) -> None:
+        if (self.folder / RECIPE).exists() and load_recipe(str(self.folder / RECIPE)) != self.plan:
             raise ConfigError(
-                f"{folder} was begun with other settings; choose another folder or delete it"
+                f"{self.folder} was begun with other settings; choose another folder or delete it"
             )
-    else:
-        run = Run.start(plan, folder, progress)
-    run.execute()
+
+    @property
+    def done(self) -> bool:
+        if not (self.folder / SUMMARY_OF_RUN).exists():
+            return False
+        summary = json.loads((self.folder / SUMMARY_OF_RUN).read_bytes())
+        return bool(summary["finished"] or (self.until and self.until in summary["seconds"]))
+
+    def prepare(self, progress: Progress) -> Run:
+        self.check()
+        if (self.folder / RECIPE).exists():
+            return Run.resume(self.folder, progress)
+        if self.source is not None:
+            return Run.branch(self.source.folder, self.plan, self.folder, progress)
+        return Run.start(self.plan, self.folder, progress)
+
+    def command(self) -> Command:
+        argv = [sys.executable, "-m", "agentgym", "train", str(self.folder / RECIPE)]
+        argv += ["--out", str(self.folder), "--resume"]
+        argv += ["--until", self.until] if self.until else []
+        return Command(self.name, tuple(argv), self.folder / _LOG)
+
+
+def _with_warm_starts(runs: Sequence[_Planned], folder: Path) -> list[_Planned]:
+    """The runs, those with the same way to their first online episode told to share it."""
+    shared: dict[str, list[_Planned]] = {}
+    for run in runs:
+        shared.setdefault(config.dump(before_online(run.plan)), []).append(run)
+    found = []
+    for number, group in enumerate(shared.values()):
+        plan, source = before_online(group[0].plan), None
+        if plan.demonstrations and len(group) > 1:
+            name = f"{number}-seed-{plan.seed}"
+            source = _Planned(f"warm start, seed {plan.seed}", plan, folder / name, None, WARM_START)
+            source.check()
+        found += [replace(run, source=source) for run in group]
+    order = {run.name: place for place, run in enumerate(runs)}
+    return sorted(found, key=lambda run: order[run.name])
+
+
+def _side_by_side(
+    runs: Sequence[_Planned], jobs: int, progress: Progress | None, told: Callable[[str], None]
+) -> None:
+    """Execute runs in processes of their own.
+
+    Raises:
+        TrainingError: some failed; all others are done.
+    """
+    with (progress or Progress()).phase("runs", total=len(runs), unit="runs") as bar:
+
+        def on_end(end: Ended) -> None:
+            how = "done" if end.code == 0 else f"FAILED (exit status {end.code})"
+            told(f"{end.name}: {how} in {duration(end.seconds)}")
+            bar.advance(1)
+
+        for run in runs:
+            run.prepare(Progress(quiet=True))
+        ends = side_by_side([run.command() for run in runs], jobs, on_end=on_end)
+    failed = [(run, end) for run, end in zip(runs, ends, strict=True) if end.code]
+    if failed:
+        run, end = failed[0]
+        raise TrainingError(
+            f"{len(failed)} of {len(runs)} runs failed, the others are done; the same command tries "
+            f"again. {run.folder / _LOG} ends with: {end.told}"
+        )
 
 
 @dataclass(frozen=True)

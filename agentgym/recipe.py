@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +109,9 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=dict)
     """Config of the trainer."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    arms: dict[str, Any] = field(default_factory=dict)
+    """Sides of `agentgym compare`: by name, the keys in which each differs. A table, such as
+    `train`, takes the place of the recipe's."""
     sinks: tuple[str, ...] = ("jsonl",)
     """Where metrics go: ``jsonl`` always, and ``tensorboard``, ``trackio`` or ``wandb``."""
     checkpoint_every_s: float = 60.0
@@ -170,6 +173,24 @@ class Recipe:
             for e in self.tasks.env_ids
             for _ in range(self.group_size)
         ]
+
+
+def before_online(recipe: Recipe) -> Recipe:
+    """The recipe without what matters only from the first online iteration on.
+
+    Recipes that are equal after this reach that iteration with the same weights and episodes.
+    """
+    return replace(
+        recipe,
+        description="",
+        trainer="behaviour_cloning",
+        iterations=0,
+        episodes_per_task=1,
+        group_size=1,
+        train={},
+        arms={},
+        evaluation=replace(recipe.evaluation, every=0),
+    )
 
 
 def recipe_names() -> list[str]:

@@ -140,7 +140,7 @@ class Run:
     def branch(cls, source: Path, recipe: Recipe, folder: Path, progress: Progress) -> "Run":
         """Begin a run where another one stands: it goes on as if it had done all that itself.
 
-        That holds if the recipes differ in nothing that mattered so far; `online_part_removed` says
+        That holds if the recipes differ in nothing that mattered so far; `before_online` says
         so of the warm start.
 
         Raises:
@@ -173,7 +173,10 @@ class Run:
         Returns:
             The summary, as written to ``summary.json``.
         """
-        if self.finished:
+        if until and all(phase.name != until for phase in self.phases):
+            known = ", ".join(phase.name for phase in self.phases)
+            raise ConfigError(f"there is no phase {until!r}; this run has {known:.300}")
+        if self.finished or self._passed(until):
             return self._summary()
         with (
             TrajectoryStore(self.folder / TRAJECTORIES) as self._store,

@@ -25,6 +25,9 @@ class GiGPOConfig(PolicyGradientConfig):
     """Of the returns that turns are compared by."""
     omega: float = 1.0
     """Weight of the turn's advantage beside the episode's."""
+    anchors: Literal["states", "unique"] = "states"
+    """Where turns meet: at the states that the environment names, or ("unique") nowhere, as if no
+    two turns had the same. That is the control: it must do no better than GRPO."""
     clip_low: float = 0.2
     """As of `PolicyGradientConfig`."""
     clip_high: float = 0.2
@@ -59,7 +62,10 @@ class GiGPOTrainer(PolicyGradientTrainer):
         turns = anchored_advantages(
             [self._rewards(t) for t in trajectories],
             [t.group_id or t.task.id for t in trajectories],
-            [[turn.state_key for turn in t.turns] for t in trajectories],
+            [
+                [turn.state_key if config.anchors == "states" else None for turn in t.turns]
+                for t in trajectories
+            ],
             discount=config.discount,
             scale=config.scale,
         )

@@ -82,8 +82,8 @@ class PolicyGradientConfig(BehaviourCloningConfig):
                 "clip_low (below 1) and clip_high are both 0 or both above, got "
                 f"{self.clip_low!r} and {self.clip_high!r}"
             )
-        if not 0 < self.discount <= 1:
-            raise ConfigError(f"discount must be in (0, 1], got {self.discount!r}")
+        if not 0 <= self.discount <= 1:
+            raise ConfigError(f"discount must be in [0, 1], got {self.discount!r}")
 
 
 class PolicyGradientTrainer(BehaviourCloningTrainer):

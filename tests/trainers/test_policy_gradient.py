@@ -211,7 +211,7 @@ def test_settings_are_checked() -> None:
     for settings in (
         {"clip_low": 0.2},
         {"clip_low": 1.0, "clip_high": 0.2},
-        {"discount": 0.0},
+        {"discount": -0.1},
         {"kl_coefficient": -1.0},
         {"epochs": 0},
     ):
