@@ -353,6 +353,7 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 5,
     first_seed: Annotated[int, typer.Option(help="Seed of an arm's first run.")] = 0,
+    tuning_seeds: Annotated[int, typer.Option(help="Runs of each choice that is tuned.")] = 2,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="key=value for every arm; repeatable.")
     ] = None,
@@ -374,6 +375,7 @@ def compare(
             where,
             seeds=range(first_seed, first_seed + seeds),
             overrides=overrides or (),
+            tuning_seeds=tuning_seeds,
             jobs=jobs,
             progress=progress,
             on_run=lambda name: err.print(plain(name), style="bold"),

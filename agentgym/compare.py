@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from agentgym import config, durable, metrics
+from agentgym.charts import Tick
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.processes import Command, Ended, side_by_side
 from agentgym.progress import Progress, duration
 from agentgym.recipe import Recipe, before_online, load_recipe
-from agentgym.run import RECIPE, WARM_START, Run
+from agentgym.run import RECIPE, Run, phases_of
 from agentgym.run import SUMMARY as SUMMARY_OF_RUN
 from agentgym.stats import bootstrap_interval
 from agentgym.toml import to_toml
@@ -31,7 +33,13 @@ from agentgym.toml import to_toml
 POINTS = 24
 """Of a curve, evenly spaced in environment turns."""
 SUMMARY, PAGE, CURVES = "comparison.json", "comparison.html", "curves.svg"
-_WARM, _LOG = "warm-start", "log.txt"
+COLOURS = ("#1d64c0", "#c4511d", "#1c8a5a", "#8a3ab0", "#8d7a12", "#0f8a94")
+_DASHES = ("", "7 3", "2 3", "9 3 2 3")
+VALIDATION = 500_000
+"""Between the first evaluation seed of the comparison and that of tuning."""
+TUNING_SEED = 1000
+"""Seed of a choice's first run."""
+_WARM, _TUNING, _LOG = "warm-start", "tuning", "log.txt"
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Arm:
     name: str
     overrides: tuple[str, ...]
     """``key=value`` over the recipe."""
+    choices: tuple[str, ...] = ()
+    """``key=value`` each, of which the one that does best on validation tasks is taken."""
+    tuned_as: str = ""
+    """Another arm's name, whose choice this one takes: a control differs in one thing only."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,10 @@ class ArmResult:
     seeds: tuple[int, ...]
     final: Estimate
     """Success of the evaluation after training, on seeds never trained on."""
+    reward: Estimate | None
+    """Return of the same episodes; None in runs that did not record it."""
+    turns: Estimate
+    """Environment turns of the whole training; curves end with the shortest run's."""
     at_budget: Estimate
     """Success of training episodes at the end of the budget."""
     area: Estimate
@@ -86,6 +102,10 @@ class Comparison:
     budget: int
     """Environment turns that every run had at least: curves end here."""
     arms: tuple[ArmResult, ...]
+    chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By arm: the choice that it was tuned to."""
+    tuning: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """By arm and choice: return after training on the validation tasks, over the tuning seeds."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -128,13 +148,23 @@ def arms_of(recipe: str) -> list[Arm]:
     arms = load_recipe(recipe).arms
     if not arms:
         raise ConfigError(f"recipe {recipe!r} names no arms; give --arm, or write [arms.NAME]")
-    found = []
-    for name, keys in arms.items():
-        if not isinstance(keys, Mapping) or not keys:
-            raise ConfigError(f"arms.{name} must be a table with at least one key, got {keys!r}")
-        lines = (to_toml({key: value}, inline=True).strip() for key, value in keys.items())
-        found.append(Arm(name, tuple(lines)))
-    return found
+    return [_arm(name, keys) for name, keys in arms.items()]
+
+
+def _arm(name: str, keys: Any) -> Arm:
+    if not isinstance(keys, Mapping) or not keys:
+        raise ConfigError(f"arms.{name} must be a table with at least one key, got {keys!r}")
+    own = {key: value for key, value in keys.items() if key not in ("choose", "tuned_as")}
+    choose = keys.get("choose", {})
+    if not isinstance(choose, Mapping) or len(choose) > 1:
+        raise ConfigError(f"arms.{name}.choose must be a table of one key, got {choose!r}")
+    choices = [_override(key, value) for key, values in choose.items() for value in values]
+    lines = [_override(key, value) for key, value in own.items()]
+    return Arm(name, tuple(lines), tuple(choices), str(keys.get("tuned_as", "")))
+
+
+def _override(key: str, value: Any) -> str:
+    return f"{key}={to_toml({'value': value}, inline=True).partition('=')[2].strip()}"
 
 
 def compare(
@@ -144,6 +174,7 @@ def compare(
     *,
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
+    tuning_seeds: int = 2,
     jobs: int = 1,
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
@@ -151,7 +182,9 @@ def compare(
     """Run what is missing and compare; finished runs in the folder are taken as they are.
 
     Arms that differ in nothing before the online method's first episode begin with the very same
-    warm start, made once for each seed.
+    warm start, made once for each seed. An arm with choices is tuned first, on seeds of its own and
+    on validation tasks, `VALIDATION` seeds away from those of the comparison: the choice with the
+    highest mean return after training is taken (of equal ones, the first).
 
     Args:
         recipe: name or file.
@@ -159,6 +192,7 @@ def compare(
         folder: where the runs are and the comparison is written.
         seeds: of the runs; the same for every arm.
         overrides: ``key=value`` for every arm, before its own.
+        tuning_seeds: runs of each choice of an arm; their seeds are no run's of the comparison.
         jobs: runs at the same time, above 1 in processes of their own that share the cores.
         progress: where to say how far it is.
         on_run: told each run's name as it begins (with `jobs`: as it ends, with how).
@@ -173,32 +207,96 @@ def compare(
         raise ConfigError(f"name two arms or more, each differently; got {names!r}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds must differ and there must be one, got {list(seeds)!r}")
-    plans = {
-        (arm.name, seed): load_recipe(
-            recipe, [*overrides, *arm.overrides, f"seed={seed}", "arms={}"]
-        )
-        for arm in arms
-        for seed in seeds
-    }  # all are checked before any begins
-    runs = [
-        _Planned(f"{name}, seed {seed}", plan, folder / _slug(name) / f"seed-{seed}")
-        for (name, seed), plan in plans.items()
-    ]
-    for run in runs:
+    unknown = {arm.tuned_as for arm in arms if arm.tuned_as} - {a.name for a in arms if a.choices}
+    if unknown:
+        raise ConfigError(f"tuned_as names {sorted(unknown)!r}, which are no arms with choices")
+    workshop = _Workshop(recipe, tuple(overrides), jobs, progress, on_run or (lambda _: None))
+    planned = workshop.planned(arms, folder, seeds)
+    for run in planned:
         run.check()
-    runs = _with_warm_starts(runs, folder / _WARM)
-    warm = list({run.source.folder: run.source for run in runs if run.source}.values())
-    told = on_run or (lambda _: None)
-    for stage in (warm, runs):
-        if jobs == 1:
-            for run in stage:
-                told(run.name)
-                run.prepare(progress or Progress()).execute(run.until)
-        else:
-            _side_by_side([run for run in stage if not run.done], jobs, progress, told)
+    tuning, chosen = _tune(workshop, arms, folder / _TUNING, tuning_seeds)
+    if chosen:
+        arms = [replace(arm, overrides=(*arm.overrides, *chosen.get(arm.name, ()))) for arm in arms]
+        planned = workshop.planned(arms, folder, seeds)
+    workshop.execute(planned, folder / _WARM)
     result = summarise(recipe, folder, names, seeds)
+    result = replace(result, chosen=chosen, tuning=tuning)
     write(result, folder)
     return result
+
+
+def _tune(
+    workshop: "_Workshop", arms: Sequence[Arm], folder: Path, count: int
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, tuple[str, ...]]]:
+    """Returns after training by arm and choice, and by arm what was chosen."""
+    tried = {
+        arm.name: [Arm(f"{arm.name} {c}", (*arm.overrides, c)) for c in arm.choices]
+        for arm in arms
+        if arm.choices
+    }
+    if not tried:
+        return {}, {}
+    plan = load_recipe(workshop.recipe, workshop.overrides)
+    away = f"tasks.eval_seed={plan.tasks.eval_seed + VALIDATION}"
+    aside = replace(workshop, overrides=(*workshop.overrides, away))
+    seeds = range(TUNING_SEED, TUNING_SEED + count)
+    every = [arm for candidates in tried.values() for arm in candidates]
+    aside.execute(aside.planned(every, folder, seeds), folder / _WARM)
+    tuning: dict[str, dict[str, Estimate]] = {}
+    chosen: dict[str, tuple[str, ...]] = {}
+    for name, candidates in tried.items():
+        worth = {
+            arm.overrides[-1]: Estimate.of(
+                [_history(folder / _slug(arm.name) / f"seed-{seed}").worth for seed in seeds]
+            )
+            for arm in candidates
+        }
+        tuning[name] = worth
+        chosen[name] = (max(worth, key=lambda choice: worth[choice].mean),)
+    for arm in arms:
+        if arm.tuned_as:
+            chosen[arm.name] = chosen[arm.tuned_as]
+    return tuning, chosen
+
+
+@dataclass(frozen=True)
+class _Workshop:
+    """What all runs of a comparison have in common."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    jobs: int
+    progress: Progress | None
+    told: Callable[[str], None]
+
+    def planned(self, arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list["_Planned"]:
+        """All runs of some arms."""
+        return [
+            _Planned(
+                f"{arm.name}, seed {seed}",
+                load_recipe(
+                    self.recipe, [*self.overrides, *arm.overrides, f"seed={seed}", "arms={}"]
+                ),
+                folder / _slug(arm.name) / f"seed-{seed}",
+            )
+            for arm in arms
+            for seed in seeds
+        ]
+
+    def execute(self, planned: Sequence["_Planned"], warm_starts: Path) -> None:
+        """Finish the runs, after the warm starts that they share."""
+        for run in planned:
+            run.check()
+        runs = _with_warm_starts(planned, warm_starts)
+        sources = list({run.source.folder: run.source for run in runs if run.source}.values())
+        for stage in (sources, runs):
+            if self.jobs == 1:
+                for run in stage:
+                    self.told(run.name)
+                    run.prepare(self.progress or Progress()).execute(run.until)
+            else:
+                left = [run for run in stage if not run.done]
+                _side_by_side(left, self.jobs, self.progress, self.told)
 
 
 @dataclass(frozen=True)
@@ -250,7 +348,13 @@ def _with_warm_starts(runs: Sequence[_Planned], folder: Path) -> list[_Planned]:
         plan, source = before_online(group[0].plan), None
         if plan.demonstrations and len(group) > 1:
             name = f"{number}-seed-{plan.seed}"
-            source = _Planned(f"warm start, seed {plan.seed}", plan, folder / name, None, WARM_START)
+            # the last phase before the evaluation after training
+            source = _Planned(
+                name=f"warm start, seed {plan.seed}",
+                plan=plan,
+                folder=folder / name,
+                until=phases_of(plan)[-2].name,
+            )
             source.check()
         found += [replace(run, source=source) for run in group]
     order = {run.name: place for place, run in enumerate(runs)}
@@ -279,8 +383,8 @@ def _side_by_side(
     if failed:
         run, end = failed[0]
         raise TrainingError(
-            f"{len(failed)} of {len(runs)} runs failed, the others are done; the same command tries "
-            f"again. {run.folder / _LOG} ends with: {end.told}"
+            f"{len(failed)} of {len(runs)} runs failed, the others are done; the same command "
+            f"tries again. {run.folder / _LOG} ends with: {end.told}"
         )
 
 
@@ -291,10 +395,17 @@ class _History:
     turns: npt.NDArray[np.float64]
     success: npt.NDArray[np.float64]
     final: float
+    reward: float | None
+
+    @property
+    def worth(self) -> float:
+        """What tuning goes by: the return, or the success where no return was recorded."""
+        return self.final if self.reward is None else self.reward
 
 
 def _history(folder: Path) -> _History:
     turns, success, final, total = [], [], float("nan"), 0.0
+    reward: float | None = None
     for row in metrics.read(folder):
         phase = str(row.get("phase", ""))
         if "success" not in row or "turns" not in row:
@@ -306,9 +417,10 @@ def _history(folder: Path) -> _History:
             success.append(float(row["success"]))
         elif phase == "eval-after":
             final = float(row["success"])
+            reward = float(row["reward"]) if "reward" in row else None
     if not turns:
         raise ConfigError(f"{folder} has no training episodes; set iterations to 1 or more")
-    return _History(np.array([*turns, total]), np.array([*success, success[-1]]), final)
+    return _History(np.array([*turns, total]), np.array([*success, success[-1]]), final, reward)
 
 
 def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[int]) -> Comparison:
@@ -324,12 +436,15 @@ def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[i
         runs = histories[name]
         curves = np.array([np.interp(grid, h.turns, h.success) for h in runs])  # (seeds, POINTS)
         final = [h.final for h in runs]
+        rewards = [h.reward for h in runs if h.reward is not None]
         apart = [own - other for own, other in zip(final, first, strict=True)]
         arms.append(
             ArmResult(
                 name,
                 tuple(seeds),
                 final=Estimate.of(final),
+                reward=Estimate.of(rewards) if len(rewards) == len(runs) else None,
+                turns=Estimate.of([float(h.turns[-1]) for h in runs]),
                 at_budget=Estimate.of(curves[:, -1].tolist()),
                 area=Estimate.of(curves.mean(1).tolist()),
                 difference=None if name == names[0] else Estimate.of(apart),
@@ -340,24 +455,40 @@ def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[i
 
 
 def write(result: Comparison, folder: Path) -> Path:
-    """Write the comparison as JSON and as a page with the curves; returns the page's path."""
+    """Write the comparison as JSON, its curves as SVG, and both as a page; returns its path."""
     durable.write_json(folder / SUMMARY, result.to_json())
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = files("agentgym").joinpath("compare.html.jinja").read_text("utf-8")
-    page = environment.from_string(source).render(
-        comparison=result, lines=[_line(arm) for arm in result.arms]
+
+    def rendered(template: str, **values: Any) -> str:
+        source = files("agentgym").joinpath(template).read_text("utf-8")
+        return environment.from_string(source).render(**values)
+
+    curves = rendered(
+        "curves.svg.jinja",
+        lines=[_line(arm, number) for number, arm in enumerate(result.arms)],
+        ticks=[Tick(150 * at, f"{result.budget * at // 4:,}") for at in range(5)],
+        seeds=len(result.arms[0].seeds),
+        rows=(len(result.arms) + 1) // 2,
     )
+    durable.write_bytes(folder / CURVES, curves.encode())
+    page = rendered("compare.html.jinja", comparison=result, curves=Markup(curves), colours=COLOURS)
     durable.write_bytes(folder / PAGE, page.encode())
     return folder / PAGE
 
 
-def _line(arm: ArmResult) -> Mapping[str, str]:
+def _line(arm: ArmResult, number: int) -> Mapping[str, str]:
     """An arm's curve as SVG: x from 0 to 600, y from 300 (0 %) to 0 (100 %)."""
     xs = np.linspace(0, 600, len(arm.curve))
     along = [f"{x:.1f},{300 * (1 - e.mean):.1f}" for x, e in zip(xs, arm.curve, strict=True)]
     above = [f"{x:.1f},{300 * (1 - e.high):.1f}" for x, e in zip(xs, arm.curve, strict=True)]
     below = [f"{x:.1f},{300 * (1 - e.low):.1f}" for x, e in zip(xs, arm.curve, strict=True)]
-    return {"mean": " ".join(along), "band": " ".join([*above, *reversed(below)])}
+    return {
+        "name": arm.name,
+        "mean": " ".join(along),
+        "band": " ".join([*above, *reversed(below)]),
+        "colour": COLOURS[number % len(COLOURS)],
+        "dash": _DASHES[number % len(_DASHES)],  # not by colour alone
+    }
 
 
 def _slug(name: str) -> str:

@@ -111,7 +111,8 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     arms: dict[str, Any] = field(default_factory=dict)
     """Sides of `agentgym compare`: by name, the keys in which each differs. A table, such as
-    `train`, takes the place of the recipe's."""
+    `train`, takes the place of the recipe's. ``choose = {"key" = [value, ...]}`` tunes an arm
+    first, ``tuned_as = "name"`` takes another's choice."""
     sinks: tuple[str, ...] = ("jsonl",)
     """Where metrics go: ``jsonl`` always, and ``tensorboard``, ``trackio`` or ``wandb``."""
     checkpoint_every_s: float = 60.0

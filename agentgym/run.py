@@ -44,8 +44,6 @@ RECIPE, SUMMARY, CHECKPOINTS, TRAJECTORIES, MODEL, NEW_MODEL = (
     "model",
     "new-model",
 )
-WARM_START = "warm-start"
-"""The last phase before the online method's first."""
 KEPT_EVERY_S = 1.0
 """Seconds of a rollout between two writes of its episodes."""
 READ_EPISODES = 256
@@ -65,11 +63,13 @@ class Phase:
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:
-    """The phases of a recipe, in order."""
-    phases = [Phase("eval-before", "evaluate")]
+    """The phases of a recipe, in order; a new model is evaluated first when it can do something."""
+    phases = []
     if recipe.demonstrations:
         phases.append(Phase("demonstrations", "demonstrate"))
-        phases.append(Phase(WARM_START, "train", "demonstrations"))
+        phases.append(Phase("warm-start", "train", "demonstrations"))
+    first = len(phases) if recipe.model.name == "new" else 0
+    phases.insert(first, Phase("eval-before", "evaluate"))
     for i in range(1, recipe.iterations + 1):
         phases.append(Phase(f"iteration-{i}", "collect", iteration=i))
         phases.append(Phase(f"update-{i}", "train", f"iteration-{i}", i))
