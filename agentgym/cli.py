@@ -354,6 +354,9 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 5,
     first_seed: Annotated[int, typer.Option(help="Seed of an arm's first run.")] = 0,
     tuning_seeds: Annotated[int, typer.Option(help="Runs of each choice that is tuned.")] = 2,
+    tuning_iterations: Annotated[
+        int, typer.Option(help="Iterations of these runs; 0: as many as in the comparison.")
+    ] = 0,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="key=value for every arm; repeatable.")
     ] = None,
@@ -376,6 +379,7 @@ def compare(
             seeds=range(first_seed, first_seed + seeds),
             overrides=overrides or (),
             tuning_seeds=tuning_seeds,
+            tuning_iterations=tuning_iterations,
             jobs=jobs,
             progress=progress,
             on_run=lambda name: err.print(plain(name), style="bold"),

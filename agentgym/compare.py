@@ -175,6 +175,7 @@ def compare(
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
     tuning_seeds: int = 2,
+    tuning_iterations: int = 0,
     jobs: int = 1,
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
@@ -193,6 +194,7 @@ def compare(
         seeds: of the runs; the same for every arm.
         overrides: ``key=value`` for every arm, before its own.
         tuning_seeds: runs of each choice of an arm; their seeds are no run's of the comparison.
+        tuning_iterations: of these runs; 0 for as many as in the comparison.
         jobs: runs at the same time, above 1 in processes of their own that share the cores.
         progress: where to say how far it is.
         on_run: told each run's name as it begins (with `jobs`: as it ends, with how).
@@ -214,7 +216,7 @@ def compare(
     planned = workshop.planned(arms, folder, seeds)
     for run in planned:
         run.check()
-    tuning, chosen = _tune(workshop, arms, folder / _TUNING, tuning_seeds)
+    tuning, chosen = _tune(workshop, arms, folder / _TUNING, tuning_seeds, tuning_iterations)
     if chosen:
         arms = [replace(arm, overrides=(*arm.overrides, *chosen.get(arm.name, ()))) for arm in arms]
         planned = workshop.planned(arms, folder, seeds)
@@ -226,7 +228,7 @@ def compare(
 
 
 def _tune(
-    workshop: "_Workshop", arms: Sequence[Arm], folder: Path, count: int
+    workshop: "_Workshop", arms: Sequence[Arm], folder: Path, count: int, iterations: int
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, tuple[str, ...]]]:
     """Returns after training by arm and choice, and by arm what was chosen."""
     tried = {
@@ -238,7 +240,8 @@ def _tune(
         return {}, {}
     plan = load_recipe(workshop.recipe, workshop.overrides)
     away = f"tasks.eval_seed={plan.tasks.eval_seed + VALIDATION}"
-    aside = replace(workshop, overrides=(*workshop.overrides, away))
+    length = f"iterations={iterations or plan.iterations}"
+    aside = replace(workshop, overrides=(*workshop.overrides, away, length))
     seeds = range(TUNING_SEED, TUNING_SEED + count)
     every = [arm for candidates in tried.values() for arm in candidates]
     aside.execute(aside.planned(every, folder, seeds), folder / _WARM)

@@ -143,7 +143,8 @@ class TwentyQuestionsEnv(QuestionGame):
         return (
             "I am thinking of one object. Find out which, by questions that are answered with yes "
             f"or no. {self._choice()}You have {self.questions} questions, one a line, each a "
-            f"single question of at most {MAX_WORDS} words. You win by asking for the object itself, such as: Is it a cat? "
+            f"single question of at most {MAX_WORDS} words. You win by asking for the object "
+            "itself, such as: Is it a cat? "
             + (
                 "A question that I do not understand is answered No."
                 if self.mode == "original"

@@ -117,6 +117,17 @@ def test_window_begins_anew_and_lists_the_past() -> None:
     assert "obs1" not in TOKENS.decode(prompt.context)
 
 
+def test_what_an_observation_says_anyway_may_be_left_out() -> None:
+    conversation = talk(ContextConfig(history="window", recall=False, describe=False))
+    for i in range(2):
+        conversation.observe(seen(f"obs{i}"))
+        prompt = conversation.prompt()
+        conversation.reply("act", ids("act<end>"))
+    text = TOKENS.decode(prompt.context)
+    assert "user:obs1<end>" in text
+    assert "Done" not in text
+
+
 def test_window_of_two_shows_two_observations() -> None:
     conversation = talk(ContextConfig(history="window", window=2))
     for i in range(3):

@@ -9,8 +9,9 @@ from numpy.testing import assert_allclose
 
 from agentgym import compare as comparing
 from agentgym.compare import Arm, Estimate, compare, read_arm, summarise, write
-from agentgym.errors import ConfigError
-from agentgym.metrics import MetricsWriter
+from agentgym.errors import ConfigError, TrainingError
+from agentgym.metrics import MetricsWriter, read
+from agentgym.recipe import load_recipe
 
 
 def finished(folder: Path, curve: list[tuple[float, float]], final: float) -> None:
@@ -54,6 +55,7 @@ def test_what_is_written_can_be_read(runs: Path) -> None:
     page = write(result, runs).read_text()
     assert "&lt;toy&gt;" in page
     assert page.count("<polyline") == page.count("<polygon") == 2
+    assert "fast one" in (runs / comparing.CURVES).read_text()
     assert json.loads((runs / comparing.SUMMARY).read_text())["budget"] == 200
 
 
@@ -92,32 +94,95 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_real_runs_are_finished_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tmp_path / "maze.toml"
-    recipe.write_text(
-        "\n".join(
-            [
-                'name = "maze"',
-                "iterations = 2",
-                "episodes_per_task = 4",
-                "group_size = 2",
-                "model = {name = 'tiny', dtype = 'float32'}",
-                "tasks = {env_ids = ['agentgym/maze-v0']}",
-                "env = {layout = 'umaze'}",
-                "context = {max_tokens = 1200, history = 'window', instructions = 'Go.'}",
-                "sampling = {max_tokens = 4}",
-                "rollout = {max_turns = 2}",
-                "evaluation = {episodes_per_task = 2}",
-            ]
-        )
-    )
+MAZE = """
+name = "maze"
+iterations = 2
+episodes_per_task = 4
+group_size = 2
+model = {name = 'tiny', dtype = 'float32'}
+tasks = {env_ids = ['agentgym/maze-v0']}
+env = {layout = 'umaze'}
+context = {max_tokens = 1200, history = 'window', instructions = 'Go.'}
+sampling = {max_tokens = 4}
+rollout = {max_turns = 2}
+evaluation = {episodes_per_task = 2}
+[arms.plain]
+trainer = "reinforce"
+[arms.tuned]
+trainer = "rloo"
+train = {batch_size = 2}
+choose = {"train.learning_rate" = [1e-4, 1e-3]}
+[arms.control]
+trainer = "reinforce"
+"train.batch_size" = 2
+tuned_as = "tuned"
+"""
+
+
+@pytest.fixture
+def maze(tmp_path: Path) -> Path:
+    path = tmp_path / "maze.toml"
+    path.write_text(MAZE)
+    return path
+
+
+def test_real_runs_are_finished_once(
+    maze: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arms = [Arm("plain", ('trainer="reinforce"',)), read_arm("rloo")]
     told: list[str] = []
     options: Any = {"seeds": [0, 1], "on_run": told.append}
-    first = compare(str(recipe), arms, tmp_path / "out", **options)
+    first = compare(str(maze), arms, tmp_path / "out", **options)
     assert told == ["plain, seed 0", "plain, seed 1", "rloo, seed 0", "rloo, seed 1"]
     assert first.budget == 16
     monkeypatch.setattr("agentgym.run.Run._do", None)  # nothing may run a second time
-    assert compare(str(recipe), arms, tmp_path / "out", **options) == first
+    assert compare(str(maze), arms, tmp_path / "out", **options) == first
     with pytest.raises(ConfigError, match="other settings"):
-        compare(str(recipe), arms, tmp_path / "out", **options, overrides=["iterations=3"])
+        compare(str(maze), arms, tmp_path / "out", **options, overrides=["iterations=3"])
+
+
+def test_arms_in_a_recipe(maze: Path) -> None:
+    plain, tuned, control = comparing.arms_of(str(maze))
+    assert plain == Arm("plain", ('trainer="reinforce"',))
+    assert tuned.overrides == ('trainer="rloo"', "train={batch_size = 2}")
+    assert tuned.choices == ("train.learning_rate=0.0001", "train.learning_rate=0.001")
+    assert control.overrides == ('trainer="reinforce"', "train.batch_size=2")
+    assert control.tuned_as == "tuned"
+    with pytest.raises(ConfigError, match="names no arms"):
+        comparing.arms_of("demo")
+    with pytest.raises(ConfigError, match="no arms with choices"):
+        compare(str(maze), [plain, control], maze.parent / "out", seeds=[0])
+
+
+def test_side_by_side_with_one_warm_start_a_seed_and_tuning(maze: Path, tmp_path: Path) -> None:
+    folder, told = tmp_path / "out", list[str]()
+    warm = ["demonstrations=2", "warm_start={batch_size=2}"]
+    options: Any = {"seeds": [3], "jobs": 2, "tuning_seeds": 1, "tuning_iterations": 1}
+    arms = comparing.arms_of(str(maze))
+    result = compare(str(maze), arms, folder, **options, overrides=warm, on_run=told.append)
+    assert [arm.name for arm in result.arms] == ["plain", "tuned", "control"]
+    assert result.chosen["control"] == result.chosen["tuned"]
+    assert result.chosen["tuned"][0] in result.tuning["tuned"]
+    tried = load_recipe(str(next((folder / "tuning").glob("tuned*/seed-1000/recipe.toml"))))
+    assert (tried.iterations, tried.tasks.eval_seed) == (1, comparing.VALIDATION)
+    kept = {
+        name: load_recipe(str(folder / name / "seed-3" / "recipe.toml"))
+        for name in ("plain", "control")
+    }
+    assert kept["control"].train["learning_rate"] in (1e-4, 1e-3)
+    assert kept["plain"].tasks.eval_seed == 0
+    begun = [
+        [row for row in read(folder / name / "seed-3") if row["phase"] == "demonstrations"]
+        for name in ("plain", "tuned", "control", "warm-start/0-seed-3")
+    ]
+    assert begun[0] == begun[1] == begun[2] == begun[3]  # to the second that it took
+    assert len([name for name in told if name.startswith("warm start")]) == 2
+    assert compare(str(maze), arms, folder, **options, overrides=warm) == result
+
+
+def test_a_run_that_fails_is_told_and_the_others_are_kept(maze: Path, tmp_path: Path) -> None:
+    arms = [read_arm("reinforce"), read_arm("bad: trainer=reinforce; env.layout=nowhere")]
+    with pytest.raises(TrainingError, match=r"1 of 2 runs failed.*nowhere"):
+        compare(str(maze), arms, tmp_path / "out", seeds=[0], jobs=2)
+    summary = json.loads((tmp_path / "out" / "reinforce" / "seed-0" / "summary.json").read_text())
+    assert summary["finished"]

@@ -13,7 +13,8 @@ from agentgym.core import GenerationRequest, SamplingParams, TurnRequest
 from agentgym.errors import ConfigError
 from agentgym.models.tiny import tiny_model
 from agentgym.policy import EnvPolicy, LanguagePolicy, oracle_policy, system_message
-from agentgym.types import Completion, FloatArray, IntArray, Observation, Source
+from agentgym.rollout import RolloutConfig, collect
+from agentgym.types import Completion, FloatArray, IntArray, Observation, Source, Task
 
 
 def click(element: str) -> None:
@@ -114,5 +115,26 @@ def test_an_env_policy_must_be_consulted() -> None:
         policy.act([TurnRequest(conversation, 0, None)])
 
 
+def test_text_that_is_always_the_same_may_be_left_out() -> None:
+    context = ContextConfig(instructions="Go.", describe=False)
+    assert system_message(World(), context) == "Go."
+
+
 def test_environments_without_declared_actions_get_the_instructions_alone() -> None:
     assert system_message(gym.Env(), ContextConfig(instructions="Do.")) == "Do."
+
+
+def test_a_noisy_expert_is_reproducible_and_no_expert() -> None:
+    task = [Task("agentgym/maze-v0", seed) for seed in range(6)]
+    config = RolloutConfig(max_turns=30)
+    first, again, other = (
+        collect(task, oracle_policy(noise=0.5), config, seed=seed) for seed in (1, 1, 2)
+    )
+    played = [[turn.text for turn in t.turns] for t in first]
+    assert played == [[turn.text for turn in t.turns] for t in again]
+    assert played != [[turn.text for turn in t.turns] for t in other]
+    pure = collect(task, oracle_policy(), config)
+    assert all(t.success and t.source is Source.EXPERT for t in pure)
+    assert all(t.source is Source.SYNTHETIC for t in first)
+    # half of the moves are chance: on the way it takes longer
+    assert sum(map(len, played)) > 1.3 * sum(len(t.turns) for t in pure)

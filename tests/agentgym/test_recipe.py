@@ -7,7 +7,7 @@ import pytest
 
 from agentgym import config
 from agentgym.errors import ConfigError, UnknownNameError
-from agentgym.recipe import Recipe, load_recipe, recipe_names
+from agentgym.recipe import Recipe, before_online, load_recipe, recipe_names
 
 BASE: dict[str, Any] = {"tasks": {"env_ids": ["a-v0", "b-v0"]}, "demonstrations": 2}
 
@@ -37,6 +37,13 @@ def test_seeds_are_never_used_twice() -> None:
     assert [t.id for t in recipe.iteration_tasks(1)[:3]] == ["a-v0#1000002"] * 2 + ["b-v0#1000002"]
 
 
+def test_recipes_that_part_later_are_alike_before() -> None:
+    common = made(iterations=3, trainer="rloo", train={"learning_rate": 0.1}, group_size=2)
+    assert before_online(common) == before_online(made())
+    assert before_online(made(seed=1)) != before_online(made())
+    assert before_online(made(demonstrations=3)) != before_online(made())
+
+
 def test_evaluation_seeds_that_meet_training_seeds_are_refused() -> None:
     with pytest.raises(ConfigError, match="meet training seeds"):
         made(tasks={"env_ids": ["a-v0"], "train_seed": 5, "eval_seed": 0})
@@ -47,6 +54,8 @@ def test_evaluation_seeds_that_meet_training_seeds_are_refused() -> None:
     "wrong",
     [
         {"tasks": {"env_ids": []}},
+        {"demonstration_noise": 1.5},
+        {"demonstrations": 0, "model": {"name": "new"}},
         {"demonstrations": -1},
         {"episodes_per_task": 3, "group_size": 2},
     ],

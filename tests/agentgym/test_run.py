@@ -16,7 +16,7 @@ import pytest
 from agentgym import config, metrics
 from agentgym.errors import ConfigError
 from agentgym.progress import Progress
-from agentgym.recipe import Recipe
+from agentgym.recipe import Recipe, before_online
 from agentgym.run import Run, load_run_model, phases_of
 from agentgym.store import TrajectoryStore
 
@@ -263,3 +263,44 @@ def test_methods_may_ask_for_greedy_episodes(tmp_path: Path) -> None:
     assert all(turn.temperature == 0.0 for t in greedy for turn in t.turns)
     (row,) = [r for r in metrics.read(tmp_path) if r["phase"] == "iteration-1"]
     assert row["episodes"] == 8, "success of training is that of the sampled ones"
+
+
+def test_a_model_from_scratch_is_made_once_and_resumed(tmp_path: Path) -> None:
+    plan = recipe(model={"name": "new", "new": {"width": 32, "heads": 2}}, iterations=1)
+    names = [phase.name for phase in phases_of(plan)]
+    assert names[:3] == ["demonstrations", "warm-start", "eval-before"]
+    finals = []
+    for name, until in (("at-once", ""), ("in-two", "eval-before")):
+        with Progress(quiet=True) as progress:
+            if until:
+                assert not Run.start(plan, tmp_path / name, progress).execute(until)["finished"]
+                run = Run.resume(tmp_path / name, progress)
+            else:
+                run = Run.start(plan, tmp_path / name, progress)
+            assert run.execute()["finished"]
+        finals.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+        words = json.loads((tmp_path / name / "new-model" / "tokenizer.json").read_text())
+        assert "goal" not in words["model"]["vocab"]
+    assert finals[0] == finals[1]
+    with pytest.raises(ConfigError, match="no phase 'lunch'"):
+        run.execute("lunch")
+
+
+def test_a_branch_goes_on_as_if_it_had_done_all_itself(tmp_path: Path) -> None:
+    plan = recipe(iterations=1)
+    with Progress(quiet=True) as progress:
+        Run.start(before_online(plan), tmp_path / "warm", progress).execute("warm-start")
+        branch = Run.branch(tmp_path / "warm", plan, tmp_path / "branch", progress)
+        assert branch.phases[branch.phase].name == "iteration-1"
+        branch.execute()
+        Run.start(plan, tmp_path / "alone", progress).execute()
+        with pytest.raises(ConfigError, match="holds a run already"):
+            Run.branch(tmp_path / "warm", plan, tmp_path / "branch", progress)
+        with pytest.raises(ConfigError, match="holds no run"):
+            Run.branch(tmp_path / "nothing", plan, tmp_path / "other", progress)
+    branched, alone = (
+        (tmp_path / name / "model" / "model.safetensors").read_bytes()
+        for name in ("branch", "alone")
+    )
+    assert branched == alone
+    assert not (tmp_path / "branch.partial").exists()

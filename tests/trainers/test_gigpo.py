@@ -68,3 +68,8 @@ def test_rewards_of_the_environment(meeting: list[Trajectory]) -> None:
     assert (first[0], second[0], third[0]) == (0, -2, 2)
     with pytest.raises(ConfigError, match="omega"):
         GiGPOConfig(omega=-1.0)
+
+
+def test_the_control_meets_nowhere(meeting: list[Trajectory]) -> None:
+    assert found(meeting, anchors="unique") == found(meeting, omega=0.0)
+    assert found(meeting, anchors="unique") != found(meeting)

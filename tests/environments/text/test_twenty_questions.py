@@ -323,3 +323,47 @@ def test_guess_questions_name_their_object() -> None:
         meaning = object_table().read(guess_question(name))
         assert meaning is not None
         assert meaning.guess == index
+
+
+FEW = {"objects": ["Cat", "Horse", "Apple"], "attributes": ["pet", "animal"], "questions": 4}
+
+
+def test_a_smaller_game() -> None:
+    env = TwentyQuestionsEnv(**FEW)
+    secrets = set()
+    for seed in range(40):
+        observation, info = env.reset(seed=seed)
+        secrets.add(env.secrets[env.secret])
+        assert info["questions_left"] == 4
+        assert "It is one of: cat, horse, apple. You have 4 questions" in observation["goal"]
+        asked = [env.oracle_action()]
+        while not env.step(asked[-1])[2]:
+            asked.append(env.oracle_action())
+        assert len(asked) <= 3
+    assert secrets == set(FEW["objects"])
+    questions = {"Is it a common pet?", "Is it an animal?"}
+    questions |= {"Is it a cat?", "Is it a horse?", "Is it an apple?"}
+    assert {env.action_space.sample() for _ in range(200)} == questions
+
+
+def test_the_last_question_of_a_smaller_game_loses() -> None:
+    env = made(**FEW)
+    assert [step[2] for step in played(env, *["Is it a horse?"] * 4)] == [False, False, False, True]
+
+
+def test_the_expert_asks_for_objects_where_no_attribute_tells_them_apart() -> None:
+    env = made("Horse", objects=["Horse", "Cow"], attributes=["animal"])
+    assert env.oracle_action() in ("Is it a horse?", "Is it a cow?")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"objects": ["Catt"]}, "Cat"),
+        ({"attributes": ["pets"]}, "pet"),
+        ({"questions": 0}, "questions"),
+    ],
+)
+def test_smaller_games_that_cannot_be(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises((ConfigError, LookupError), match=told):
+        TwentyQuestionsEnv(**wrong)
