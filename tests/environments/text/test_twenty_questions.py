@@ -325,7 +325,11 @@ def test_guess_questions_name_their_object() -> None:
         assert meaning.guess == index
 
 
-FEW = {"objects": ["Cat", "Horse", "Apple"], "attributes": ["pet", "animal"], "questions": 4}
+FEW: dict[str, Any] = {
+    "objects": ["Cat", "Horse", "Apple"],
+    "attributes": ["pet", "animal"],
+    "questions": 4,
+}
 
 
 def test_a_smaller_game() -> None:
