@@ -119,8 +119,8 @@ def read_arm(text: str) -> Arm:
         ConfigError: it is neither a trainer's name nor ``name: key=value; key=value``.
 
     Example:
-        >>> read_arm("rloo")
-        Arm(name='rloo', overrides=('trainer="rloo"',))
+        >>> read_arm("rloo").overrides
+        ('trainer="rloo"',)
         >>> read_arm("blind: trainer=gigpo; train.omega=0").overrides
         ('trainer="gigpo"', 'train.omega=0')
     """
