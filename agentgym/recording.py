@@ -137,6 +137,9 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
             headers=[list(pair) for pair in exchange.headers],
             content=digest,
             problem=exchange.problem,
+            asked=[list(pair) for pair in exchange.asked],
+            posted=exchange.posted,
+            document=exchange.document,
         )
 
     def _line(self, kind: str, **values: Any) -> None:
@@ -282,6 +285,9 @@ def read_recording(file: Path | str) -> Recording:
                         body=contents[entry["content"]],
                         problem=entry["problem"],
                         episode=entry["episode"],
+                        asked=tuple((str(k), str(v)) for k, v in entry["asked"]),
+                        posted=entry["posted"],
+                        document=entry["document"],
                     )
                 )
         head = entries[0]

@@ -22,6 +22,12 @@ class Exchange:
     problem: str = ""
     """Why no answer came, in the browser's word."""
     episode: int = 0
+    asked: tuple[tuple[str, str], ...] = ()
+    """Headers of the request, names in lower case."""
+    posted: str = ""
+    """What was sent with it, if it is text."""
+    document: bool = False
+    """It was for the page of a tab."""
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -224,6 +224,10 @@ class Gate:
         """The context that a frame belongs to, if it is known."""
         return self._frames.get(frame)
 
+    def is_tab(self, frame: str) -> bool:
+        """Whether a frame is the main one of a tab."""
+        return frame in self._tabs
+
     def close_tab(self, target: str) -> None:
         """Close a tab without asking it."""
         quietly(self._session.send("Target.closeTarget", {"targetId": target}))

@@ -1,7 +1,7 @@
 """agentgym/web.open-v0: any start address and any goal, for tasks that only a judge can score."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
 from agentgym.spaces import ActionText, observation_space
-from agentgym.tape import Tape
+from agentgym.tape import Exchange, Tape
 from agentgym.types import ImageArray, Observation
 
 _DOWN = ("HTTP 5", "net::ERR_CONNECTION_", "net::ERR_EMPTY_", "net::ERR_TIMED_OUT")
@@ -42,6 +42,8 @@ class Visit:
     size: tuple[int, int]
     """(width, height) of the viewport."""
     storage_state: Path | str | None = None
+    log: Callable[[Exchange], None] | None = None
+    """Told of each request and its answer."""
 
 
 class OpenWebEnv(AgentEnv):
@@ -240,6 +242,7 @@ class OpenWebEnv(AgentEnv):
             size=visit.size,
             storage_state=visit.storage_state,
             tape=self.tape,
+            log=visit.log,
             **self._browsing,
         )
         session.uploads = self.uploads

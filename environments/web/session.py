@@ -25,7 +25,7 @@ from agentgym.environments.web.relay import Relay
 from agentgym.environments.web.tab import LOAD_S, NETWORK_S, Tab
 from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
-from agentgym.environments.web.wire import Wire, same_world
+from agentgym.environments.web.wire import Log, Wire, same_world
 from agentgym.errors import BrowserError, ConfigError
 from agentgym.tape import Tape
 from agentgym.types import ImageArray
@@ -150,6 +150,7 @@ class Session:
         storage_state: Path | str | None = None,
         dialogs: Dialogs = "accept",
         tape: Tape | None = None,
+        log: Log | None = None,
     ) -> "Session":
         """A session with one blank tab; starts Chromium if it does not run.
 
@@ -162,6 +163,7 @@ class Session:
             storage_state: Playwright's file of cookies and local storage.
             dialogs: how `confirm` and `prompt` are answered.
             tape: the network is written on it, or played back from it and otherwise not used.
+            log: told of each request and its answer, on the browser's loop.
 
         Raises:
             ConfigError: an argument is wrong.
@@ -190,9 +192,9 @@ class Session:
             await context.grant_permissions(permissions)  # denies all others
             session = cls(browser, context, gate, guard, size, dialogs, relay)
             session.current = await session._open_tab()
-            if tape is not None:
+            if tape is not None or log is not None:
                 session._wire = await Wire.of(chromium)
-                await session._wire.tape(session._context_id, tape)
+                await session._wire.listen(session._context_id, tape, log)
             return session
 
         return browser.run(browser.use(open_in), START_TIMEOUT_S)

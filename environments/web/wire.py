@@ -1,4 +1,4 @@
-"""The network of a session, written down on a tape or played back from one, below the page."""
+"""The network of a session: written down on a tape, played back from one, or told to a log."""
 
 import asyncio
 import base64
@@ -6,7 +6,9 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from agentgym.environments.web.guard import Gate
 from agentgym.environments.web.page import one_line, quietly
@@ -50,16 +52,37 @@ def same_world(tape: Tape) -> str:
     return SAME_WORLD % (began, (began + tape.episode) % 2**32)
 
 
+Log = Callable[[Exchange], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What is done with the requests of one context."""
+
+    tape: Tape | None
+    log: Log | None
+
+    @property
+    def plays(self) -> bool:
+        return self.tape is not None and not self.tape.recording
+
+    def tell(self, exchange: Exchange) -> None:
+        if self.tape is not None and self.tape.recording:
+            self.tape.record(exchange)
+        if self.log is not None:
+            self.log(exchange)
+
+
 class Wire:
-    """Pauses the requests of contexts that have a tape. Only on the browser's loop.
+    """Pauses the requests of contexts that have a tape or a log. Only on the browser's loop.
 
     Web sockets are not on tapes, nor are answers that never end, such as event streams.
     """
 
-    def __init__(self, session: "CDPSession", owner: Callable[[str], str | None]) -> None:
+    def __init__(self, session: "CDPSession", gate: Gate) -> None:
         self._session = session
-        self._owner = owner
-        self._tapes: dict[str, Tape] = {}  # by context id
+        self._gate = gate
+        self._lines: dict[str, _Line] = {}  # by context id
         session.on("Fetch.requestPaused", self._paused)
 
     @classmethod
@@ -72,20 +95,20 @@ class Wire:
     @classmethod
     async def _on(cls, chromium: "Chromium") -> "Wire":
         gate = await Gate.of(chromium)
-        return cls(await chromium.new_browser_cdp_session(), gate.owner)
+        return cls(await chromium.new_browser_cdp_session(), gate)
 
-    async def tape(self, context: str, tape: Tape) -> None:
-        """From now on what a context asks for is on this tape."""
-        self._tapes[context] = tape
-        await self._listen()
+    async def listen(self, context: str, tape: Tape | None, log: Log | None) -> None:
+        """From now on what a context asks for is on this tape, and told to this log."""
+        self._lines[context] = _Line(tape, log)
+        await self._enable()
 
     async def forget(self, context: str) -> None:
         """A context is closed."""
-        if self._tapes.pop(context, None) is not None:
-            await self._listen()
+        if self._lines.pop(context, None) is not None:
+            await self._enable()
 
-    async def _listen(self) -> None:
-        stages = {"Response" if tape.recording else "Request" for tape in self._tapes.values()}
+    async def _enable(self) -> None:
+        stages = {"Request" if line.plays else "Response" for line in self._lines.values()}
         if not stages:
             await self._session.send("Fetch.disable")
             return
@@ -93,57 +116,85 @@ class Wire:
         await self._session.send("Fetch.enable", {"patterns": patterns})
 
     def _paused(self, event: dict[str, Any]) -> None:
-        tape = self._tape_of(event.get("frameId", ""))
+        context, line = self._line_of(event.get("frameId", ""))
         answered = "responseStatusCode" in event or "responseErrorReason" in event
-        if tape is None or tape.recording is not answered:
+        if line is None or line.plays is answered:
             self._go_on(event)
         elif answered:
-            quietly(self._record(tape, event))
-        else:
-            self._play(tape, event)
+            quietly(self._record(line, context, event))
+        elif line.tape is not None:
+            quietly(self._play(line, line.tape, context, event))
 
-    def _tape_of(self, frame: str) -> Tape | None:
-        context = self._owner(frame)
+    def _line_of(self, frame: str) -> tuple[str, _Line | None]:
+        context = self._gate.owner(frame)
         if context is not None:
-            return self._tapes.get(context)
+            return context, self._lines.get(context)
         # Workers are frames of nobody.
-        return next(iter(self._tapes.values())) if len(self._tapes) == 1 else None
+        return next(iter(self._lines.items())) if len(self._lines) == 1 else ("", None)
 
     def _go_on(self, event: Mapping[str, Any]) -> None:
         request = {"requestId": event["requestId"]}
         quietly(self._session.send("Fetch.continueRequest", request))
 
-    async def _record(self, tape: Tape, event: Mapping[str, Any]) -> None:
-        from playwright.async_api import Error
-
+    async def _record(self, line: _Line, context: str, event: Mapping[str, Any]) -> None:
         body, problem = b"", event.get("responseErrorReason", "")
         headers = tuple((h["name"], h["value"]) for h in event.get("responseHeaders", ()))
         status = event.get("responseStatusCode", 0)
         if not problem and not 300 <= status < 400:
             if _kept(headers):
-                try:
-                    request = {"requestId": event["requestId"]}
-                    answer = await self._session.send("Fetch.getResponseBody", request)
-                    encoded = answer["base64Encoded"]
-                    text = answer["body"]
-                    body = base64.b64decode(text) if encoded else text.encode()
-                except Error as error:  # a body that cannot be had, as of a download
-                    logger.debug("no body of %s: %s", event["request"]["url"], one_line(error))
+                body = await self._body(event)
             else:
                 problem = _NEVER
+        asked = await self._asked(context, event, line.log is not None)
         self._go_on(event)
-        method, url, sent = _asked(event)
-        tape.record(Exchange(method, url, sent, status, headers, body, problem))
+        line.tell(replace(asked, status=status, headers=headers, body=body, problem=problem))
 
-    def _play(self, tape: Tape, event: Mapping[str, Any]) -> None:
+    async def _body(self, event: Mapping[str, Any]) -> bytes:
+        from playwright.async_api import Error
+
+        try:
+            request = {"requestId": event["requestId"]}
+            answer = await self._session.send("Fetch.getResponseBody", request)
+        except Error as error:  # a body that cannot be had, as of a download
+            logger.debug("no body of %s: %s", event["request"]["url"], one_line(error))
+            return b""
+        text: str = answer["body"]
+        return base64.b64decode(text) if answer["base64Encoded"] else text.encode()
+
+    async def _asked(self, context: str, event: Mapping[str, Any], cookies: bool) -> Exchange:
+        """The request alone. Its cookies are Chromium's to add, so they are looked up."""
+        request, frame = event["request"], event.get("frameId", "")
+        headers = {name.lower(): str(value) for name, value in request["headers"].items()}
+        if cookies and context and "cookie" not in headers:
+            stored = {"browserContextId": context}
+            found = (await self._session.send("Storage.getCookies", stored))["cookies"]
+            host = urlsplit(request["url"]).hostname or ""
+            headers["cookie"] = "; ".join(
+                f"{cookie['name']}={cookie['value']}"
+                for cookie in found
+                if f".{host}".endswith(f".{cookie['domain'].lstrip('.')}")
+            )
+        posted = request.get("postData", "")
+        return Exchange(
+            request["method"],
+            request["url"],
+            _digest(posted),
+            asked=tuple(headers.items()),
+            posted=posted,
+            document=event.get("resourceType") == "Document" and self._gate.is_tab(frame),
+        )
+
+    async def _play(self, line: _Line, tape: Tape, context: str, event: Mapping[str, Any]) -> None:
         request: dict[str, Any] = {"requestId": event["requestId"]}
-        found = tape.answer(*_asked(event))
+        asked = await self._asked(context, event, line.log is not None)
+        found = tape.answer(*asked.key)
         if found is None or found.problem:
             reason = "InternetDisconnected"
             if found is not None and found.problem != _NEVER:
                 reason = found.problem
             failed = request | {"errorReason": reason}
             quietly(self._session.send("Fetch.failRequest", failed))
+            line.tell(replace(asked, problem=reason))
             return
         headers = [
             {"name": name, "value": value}
@@ -153,14 +204,11 @@ class Wire:
         answer = request | {"responseCode": found.status, "responseHeaders": headers}
         answer["body"] = base64.b64encode(found.body).decode()
         quietly(self._session.send("Fetch.fulfillRequest", answer))
+        line.tell(replace(asked, status=found.status, headers=found.headers, body=found.body))
 
 
-def _asked(event: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Method, address and hash of what was sent."""
-    request = event["request"]
-    sent = request.get("postData", "")
-    digest = hashlib.sha256(sent.encode("utf-8", "surrogatepass")).hexdigest() if sent else ""
-    return request["method"], request["url"], digest
+def _digest(sent: str) -> str:
+    return hashlib.sha256(sent.encode("utf-8", "surrogatepass")).hexdigest() if sent else ""
 
 
 def _kept(headers: tuple[tuple[str, str], ...]) -> bool:

@@ -1,6 +1,8 @@
 """agentgym/webarena-v0: WebArena's tasks on the user's own sites, scored once, at the end."""
 
-from collections.abc import Iterator, Mapping
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from agentgym.environments.web.session import ACTION_S, Session
 from agentgym.environments.web.tab import LOAD_S, Tab
 from agentgym.environments.web.webarena.evaluation import MODES, NOT_ACHIEVABLE, Mode, evaluate
 from agentgym.environments.web.webarena.functions import SiteFunctions
+from agentgym.environments.web.webarena.pictures import LIST, data_url, fetch_picture
 from agentgym.environments.web.webarena.tasks import WebArenaTask, load_tasks, site_addresses
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, ScriptError
+from agentgym.tape import Exchange
 from agentgym.types import Observation
 
 _HTML = """(document.doctype ? new XMLSerializer().serializeToString(document.doctype) : "")
@@ -63,6 +67,7 @@ class WebArenaEnv(OpenWebEnv):
         mode: Mode = "compat",
         logins: Path | str | None = None,
         functions: SiteFunctions | None = None,
+        fetch_picture: Callable[[str], bytes] = fetch_picture,
         max_turns: int = 30,
         **browsing: Any,
     ) -> None:
@@ -75,6 +80,7 @@ class WebArenaEnv(OpenWebEnv):
             mode: "compat" scores like the published evaluators, "strict" without their defects.
             logins: folder with the storage states that tasks name; without it nobody is logged in.
             functions: the helpers that tasks name by ``func:``; by default those of the sites.
+            fetch_picture: gets the pictures that tasks name, by address; not the agent's browser.
             max_turns: steps after which an episode ends and is evaluated; 0 sets no limit. A
                 greater one than 30 also needs ``max_episode_steps`` in `gymnasium.make`.
             browsing: arguments of `OpenWebEnv`, but for its `options`, storage_state among them.
@@ -98,7 +104,11 @@ class WebArenaEnv(OpenWebEnv):
         self.mode = mode
         self.logins = None if logins is None else Path(logins)
         self.functions = SiteFunctions(self.sites) if functions is None else functions
+        self._fetch = fetch_picture
         self.max_turns = max_turns
+        self.goal_images: tuple[str, ...] = ()
+        """Pictures that belong to the goal, as data addresses."""
+        self._exchanges: list[Exchange] = []
         self._task: WebArenaTask | None = None
         self._turns = 0
 
@@ -114,11 +124,9 @@ class WebArenaEnv(OpenWebEnv):
             task = self._task = self.tasks.by_id(task_id)
         except ConfigError as error:
             raise ConfigError("; ".join([str(error), *self.tasks.problems[:3]])) from error
-        if task.goal.verified or "page_image_query" in task.goal.kinds:
-            raise ConfigError(
-                f"task {task.id} is scored by network events or pictures, which is not done here"
-            )
         self._turns = 0
+        self._exchanges = []
+        self.goal_images = tuple(data_url(self._fetch(url)) for url in task.images)
         sites = {*map(origin, self.sites.values()), *map(origin, task.start_urls)}
         return Visit(
             task.intent,
@@ -127,7 +135,22 @@ class WebArenaEnv(OpenWebEnv):
             frozenset(sites),
             task.viewport or self.size,
             self._login(task),
+            self._exchanges.append if task.goal.verified else None,
         )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start a task; ``info["goal_images"]`` holds the pictures of its goal, if it has any.
+
+        Raises:
+            ConfigError: an option is wrong, or there is no such task.
+            EnvFailureError: a site or a picture of the goal cannot be reached, or Chromium failed.
+        """
+        observation, info = super().reset(seed=seed, options=options)
+        if self.goal_images:
+            info["goal_images"] = list(self.goal_images)
+        return observation, info
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out the call that the text holds; see `OpenWebEnv.step`.
@@ -150,8 +173,10 @@ class WebArenaEnv(OpenWebEnv):
         if self._task is None:
             raise EpisodeOverError("no task has begun; call reset()")
         said = NOT_ACHIEVABLE if call.name == "infeasible" else str(call.arguments["text"])
-        left = Left(session, said)
-        evaluation = evaluate(self._task, left, mode=self.mode, functions=self.functions)
+        left = Left(session, said, tuple(self._exchanges))
+        evaluation = evaluate(
+            self._task, left, mode=self.mode, functions=self.functions, fetch=self._fetch
+        )
         score = evaluation.score
         success = None if score is None else score == 1.0
         more = {"task_id": self._task.id, "success": success, "evaluation": evaluation.to_json()}
@@ -169,14 +194,16 @@ class Left:
     Args:
         session: the agent's; its tabs stop here.
         answer: the agent's last words.
+        exchanges: what its browser asked of sites.
 
     Raises:
         BrowserError: a tab could not be stopped.
     """
 
-    def __init__(self, session: Session, answer: str) -> None:
+    def __init__(self, session: Session, answer: str, exchanges: Sequence[Exchange] = ()) -> None:
         self._session = session
         self.answer = answer
+        self.exchanges = exchanges
         session.run(session.freeze())
         self.page = Shown(session, session.current)
 
@@ -227,3 +254,30 @@ class Shown:
             if self._tab.told:  # it did not fail, it was stopped
                 raise BrowserError(self._tab.told[-1]) from error
             raise ValueError(str(error)) from error
+
+    def pictures(self, selector: str) -> list[bytes]:
+        """The files of pictures, as the page has loaded them: nothing is asked of any site.
+
+        Args:
+            selector: of pictures or of what they are in; empty for all that are seen.
+        """
+        reading = self._tab.attempt("Reading", self._files(selector), LOAD_S)
+        return self._session.run(reading)
+
+    async def _files(self, selector: str) -> list[bytes]:
+        from playwright.async_api import Error
+
+        tree = await self._tab.session.send("Page.getFrameTree")
+        frame, found = tree["frameTree"]["frame"]["id"], []
+        for url in await self._tab.ask(f"{LIST}({json.dumps(selector)})"):
+            if url.startswith("data:") and ";base64," in url:
+                found.append(base64.b64decode(url.partition(";base64,")[2]))
+                continue
+            try:
+                wanted = {"frameId": frame, "url": url}
+                answer = await self._tab.session.send("Page.getResourceContent", wanted)
+            except Error:  # it never came
+                continue
+            text = answer["content"]
+            found.append(base64.b64decode(text) if answer["base64Encoded"] else text.encode())
+        return found

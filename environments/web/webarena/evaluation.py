@@ -10,14 +10,16 @@ Source: WebArena's ``evaluation_harness`` (arXiv 2307.13854, section 3.2). Modes
 import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from agentgym.environments.web.webarena import answers
+from agentgym.environments.web.webarena import answers, pictures, verified
 from agentgym.environments.web.webarena.functions import SiteFunctions
+from agentgym.environments.web.webarena.pictures import fetch_picture
 from agentgym.environments.web.webarena.tasks import Goal, HtmlTarget, WebArenaTask
 from agentgym.errors import BrowserError, ConfigError
+from agentgym.tape import Exchange
 
 Mode = Literal["compat", "strict"]
 MODES: tuple[Mode, ...] = ("compat", "strict")
@@ -44,6 +46,10 @@ class PageState(Protocol):
         """
         ...
 
+    def pictures(self, selector: str) -> Sequence[bytes]:
+        """The files of the pictures that a selector names, or of all that are seen."""
+        ...
+
 
 class FinalState(Protocol):
     """What the agent left behind."""
@@ -58,6 +64,11 @@ class FinalState(Protocol):
         """The page it ended on."""
         ...
 
+    @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """What its browser asked of sites, in order."""
+        ...
+
     def visit(self, url: str) -> AbstractContextManager[PageState]:
         """Another page with the agent's cookies, in a tab of its own that is closed after."""
         ...
@@ -67,13 +78,15 @@ class FinalState(Protocol):
 class Question:
     """What a judge is asked."""
 
-    kind: Literal["same_meaning", "same_reason"]
+    kind: Literal["same_meaning", "same_reason", "in_pictures"]
     """Does the answer mean the same as the reference; is the agent's reason why the task cannot
-    be done the true one."""
+    be done the true one; is the reference the answer to `task` for any of the pictures."""
     task: str
-    """What the agent had been told."""
+    """What the agent had been told; for "in_pictures" the question about the pictures."""
     reference: str
     answer: str
+    pictures: tuple[str, ...] = ()
+    """As data addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +149,7 @@ class Evaluation:
             ],
             "questions": [
                 {"kind": q.kind, "task": q.task, "reference": q.reference, "answer": q.answer}
+                | ({"pictures": list(q.pictures)} if q.pictures else {})
                 for q in self.questions
             ],
         }
@@ -147,6 +161,7 @@ def evaluate(
     *,
     mode: Mode = "compat",
     functions: SiteFunctions | None = None,
+    fetch: Callable[[str], bytes] = fetch_picture,
 ) -> Evaluation:
     """Score what the agent left behind.
 
@@ -155,21 +170,22 @@ def evaluate(
         state: how things stand.
         mode: "compat" repeats the published evaluators, "strict" repairs them.
         functions: the helpers that targets name by ``func:``; they ask the sites.
+        fetch: gets the pictures that a task compares with, by address.
 
     Raises:
-        ConfigError: the mode, or a kind of evaluation that is not text's (pictures, network).
+        ConfigError: the mode.
         EnvFailureError: the browser or a site failed.
     """
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {MODES}, got {mode!r}")
     goal = task.goal
-    if goal.verified or "page_image_query" in goal.kinds:
-        what = "network events" if goal.verified else "pictures"
-        raise ConfigError(f"task {task.id} is evaluated by {what}, which this evaluator does not")
+    if goal.verified:
+        return Evaluation(tuple(_verified(goal, state)))
     parts: dict[str, Callable[[], Iterator[Factor]]] = {
         "string_match": lambda: _string_match(task, goal, state.answer, mode),
         "url_match": lambda: _url_match(goal, state.page.url, mode),
         "program_html": lambda: _program_html(task, goal, state, mode, functions),
+        "page_image_query": lambda: _page_images(goal, state, functions, fetch),
     }
     factors: list[Factor] = []
     for kind in goal.kinds:
@@ -248,6 +264,63 @@ def _program_html(
             yield from _rule(
                 f"{name}.{rule}", rule, reference, shown, task.intent, mode == "strict", False
             )
+
+
+def _verified(goal: Goal, state: FinalState) -> Iterator[Factor]:
+    """WebArena-Verified's evaluators, up to the first that fails; see `verified`."""
+    expected = (e["expected"].get("task_type") for e in goal.verified)
+    navigates = "navigate" in expected
+    for index, evaluator in enumerate(goal.verified):
+        if evaluator["evaluator"] == "AgentResponseEvaluator":
+            name = f"agent_response[{index}]"
+            holds, why = verified.same_response(evaluator, state.answer)
+        else:
+            name = f"network_event[{index}]"
+            holds, why = verified.same_event(evaluator, state.exchanges, navigates=navigates)
+        yield _factor(name, holds, why)
+        if not holds:
+            return
+
+
+def _page_images(
+    goal: Goal,
+    state: FinalState,
+    functions: SiteFunctions | None,
+    fetch: Callable[[str], bytes],
+) -> Iterator[Factor]:
+    for index, query in enumerate(goal.images):
+        name = f"page_image_query[{index}]"
+        url, selector = str(query["eval_image_url"]), str(query["eval_image_class"]).strip()
+        if url.startswith("func:"):
+            url = _needed(functions, url).url(url, last_url=state.page.url)
+        with nullcontext(state.page) if url == "last" else state.visit(url) as page:
+            found = _readable(page.pictures(selector))
+        if not found:
+            yield Factor(name, 0.0, "there is no picture")
+            return
+        for number, asked in enumerate(query.get("eval_vqa") or ()):
+            shown = tuple(pictures.data_url(data) for data, _ in found)
+            question = Question("in_pictures", asked["question"], asked["answer"], "", shown)
+            yield Factor(f"{name}.eval_vqa[{number}]", None, asked["question"], question)
+        wanted = query.get("eval_fuzzy_image_match")
+        if wanted:
+            references = [pictures.opened(fetch(each)) for each in wanted.split(answers.OR)]
+            best = max(pictures.similarity(p, r) for _, p in found for r in references)
+            least = query.get("ssim_threshold", pictures.THRESHOLD)
+            yield Factor(
+                f"{name}.eval_fuzzy_image_match", float(best > least), f"similarity {best:.4f}"
+            )
+
+
+def _readable(files: Sequence[bytes]) -> list[tuple[bytes, Any]]:
+    """The files that are pictures, with their pixels; others (drawings, say) do not count."""
+    found = []
+    for data in files:
+        try:
+            found.append((data, pictures.opened(data)))
+        except ConfigError:
+            continue
+    return found
 
 
 def _shown(target: HtmlTarget, state: FinalState, functions: SiteFunctions | None) -> str:

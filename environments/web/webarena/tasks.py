@@ -287,13 +287,26 @@ def _goal(raw: Any, visual: bool) -> Goal:
     targets = raw.get("program_html") or []
     if "program_html" in kinds and not (isinstance(targets, list) and targets):
         raise _FieldError("eval.program_html", "program_html needs at least one target")
+    images = raw.get("page_image_query") or []
+    if "page_image_query" in kinds and not (isinstance(images, list) and images):
+        raise _FieldError("eval.page_image_query", "page_image_query needs at least one query")
+    for index, query in enumerate(images if "page_image_query" in kinds else ()):
+        where = f"eval.page_image_query[{index}]."
+        if not isinstance(query, dict):
+            raise _FieldError(where[:-1], f"must be an object, got {type(query).__name__}")
+        _text(query, "eval_image_url", prefix=where)
+        _text(query, "eval_image_class", prefix=where)
+        if not (query.get("eval_vqa") or query.get("eval_fuzzy_image_match")):
+            raise _FieldError(
+                where[:-1], "asks for nothing: no eval_vqa, no eval_fuzzy_image_match"
+            )
     return Goal(
         kinds=kinds,
         answers=answers if isinstance(answers, dict) else {},
         url=url if isinstance(url, str) else "",
         url_note=note,
         targets=tuple(_target(t, i) for i, t in enumerate(targets)) if kinds else (),
-        images=tuple(raw.get("page_image_query") or ()),
+        images=tuple(images),
         impossible_because=raw.get("string_note") or "",
     )
 

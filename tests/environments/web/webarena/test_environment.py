@@ -1,3 +1,4 @@
+import io
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
+from PIL import Image
 
 import agentgym  # noqa: F401  (registers the ids)
 from agentgym.environments.web.webarena.environment import WebArenaEnv
@@ -59,6 +61,61 @@ UNCLOSED = "document.querySelector('[name=\"route_from\"').value"
 NOTHING = "document.querySelector('#nothing')"
 POST, QUERY = "func:reddit_get_post_url('__last_url__')", "func:get_query_text(__page__, '#price')"
 STEER = {"eval_types": ["url_match"], "reference_url": "__SHOPPING__/steer"}
+BOUGHT = {
+    "url": "__SHOPPING__/buy",
+    "http_method": "POST",
+    "response_status": 302,
+    "post_data": {"what": "^Ket.*$"},
+    "headers": {"Cookie": "^.*cart=kettle.*$"},
+}
+
+
+def picture(**query: Any) -> dict[str, Any]:
+    asked = {"eval_image_url": "last", "eval_image_class": ".photo", **query}
+    return {"eval_types": ["page_image_query"], "page_image_query": [asked]}
+
+
+def verified(id: int, kind: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """A task of WebArena-Verified."""
+    said = {"task_type": kind, "status": "SUCCESS", "retrieved_data": None}
+    return {
+        "task_id": id,
+        "sites": ["shopping"],
+        "intent": f"Do {id}.",
+        "start_urls": ["__SHOPPING__/"],
+        "eval": [
+            {"evaluator": "AgentResponseEvaluator", "expected": said},
+            {"evaluator": "NetworkEventEvaluator", "expected": expected},
+        ],
+    }
+
+
+def png(color: str) -> bytes:
+    out = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(out, "PNG")
+    if color == "red":
+        out = io.BytesIO()
+        Image.new("RGB", (30, 30), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+def bytes_of(data: bytes, kind: str = "image/png") -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", kind)
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return answer
+
+
+def bought(handler: BaseHTTPRequestHandler) -> None:
+    handler.rfile.read(int(handler.headers["Content-Length"]))
+    handler.send_response(302)
+    handler.send_header("Location", "/product")
+    handler.end_headers()
+
+
 TASKS = [
     task(0, answers(exact_match="$12.50")),
     task(1, {"eval_types": ["url_match"], "reference_url": "__SHOPPING__/product"}),
@@ -75,6 +132,10 @@ TASKS = [
     task(12, answers(exact_match="1"), start_url="__REDDIT__/"),
     task(13, {"eval_types": ["page_image_query"]}),
     task(14, STEER, start_url="__SHOPPING__/steer"),
+    task(17, picture(eval_fuzzy_image_match="__SHOPPING__/wanted.png")),
+    task(18, picture(eval_vqa=[{"question": "Is it red?", "answer": "yes"}]), image="goal.png"),
+    verified(19, "navigate", {"url": "__SHOPPING__/product"}),
+    verified(20, "mutate", BOUGHT),
     task(15, html("__REDDIT__/", "", must_include=["x"])),
     task(
         16,
@@ -87,7 +148,20 @@ TASKS = [
 
 @pytest.fixture
 def shop(serve: Serve) -> str:
-    return serve({**SHOP, "/cart": cart})
+    photos = "<title>P</title><div class=photo><img src=/red.png></div><img src=/grey.png>"
+    form = """<script>document.cookie = "cart=kettle"</script><form action=/buy method=post>
+        <input name=what value=Kettle><button>Buy</button></form>"""
+    pictures = {"/red.png": "red", "/grey.png": "grey", "/wanted.png": "red"}
+    return serve(
+        {
+            **SHOP,
+            "/cart": cart,
+            "/photos": photos,
+            "/form": form,
+            "/buy": bought,
+            **{path: bytes_of(png(color)) for path, color in pictures.items()},
+        }
+    )
 
 
 @pytest.fixture
@@ -169,6 +243,37 @@ def test_scores(make: Make, task_id: int, actions: list[str], score: float) -> N
 
 
 @pytest.mark.browser
+def test_pictures_on_pages(make: Make, shop: str) -> None:
+    reward, info = play(make(17), f'goto("{shop}/photos")', 'answer("")')
+    assert (reward, info["evaluation"]["factors"][0]["detail"]) == (1.0, "similarity 1.0000")
+    assert play(make(17), 'answer("")')[0] == 0.0  # there is none where it ended
+    env = make(18, fetch_picture=lambda url: png("red" if url == "goal.png" else "grey"))
+    _, first = env.reset(seed=0)
+    (goal,) = first["goal_images"]
+    assert goal.startswith("data:image/jpeg;base64,")
+    _, info = play(env, f'goto("{shop}/photos")', 'answer("")')
+    (question,) = info["evaluation"]["questions"]
+    assert (question["kind"], len(question["pictures"])) == ("in_pictures", 1)
+    assert info["success"] is None
+
+
+def says(kind: str) -> str:
+    answer = {"task_type": kind, "status": "SUCCESS", "retrieved_data": None}
+    return f"answer({json.dumps(json.dumps(answer))})"
+
+
+@pytest.mark.browser
+def test_verified_tasks(make: Make, shop: str) -> None:
+    assert play(make(19), OPEN, says("navigate"))[0] == 1.0
+    assert play(make(19), OPEN, "go_back()", says("navigate"))[0] == 0.0
+    assert play(make(19), OPEN, 'answer("done")')[0] == 0.0
+    reward, info = play(make(20), f'goto("{shop}/form")', 'click("2")', says("mutate"))
+    assert reward == 1.0, info["evaluation"]
+    reward, info = play(make(20), f'goto("{shop}/form")', says("mutate"))
+    assert (reward, info["evaluation"]["factors"][1]["detail"]) == (0.0, "no such request")
+
+
+@pytest.mark.browser
 def test_gymnasiums_own_check(make: Make) -> None:
     check_env(make(0, size=(200, 100), render_mode="rgb_array"))
 
@@ -242,7 +347,7 @@ def test_logins(make: Make, tmp_path: Path) -> None:
     [
         (None, "task_id must be a whole number, got None"),
         (99, "there is no task 99"),
-        (13, "is scored by network events or pictures"),
+        (13, r"there is no task 13.*page_image_query needs at least one query"),
     ],
 )
 def test_bad_tasks(make: Make, task_id: int | None, message: str) -> None:

@@ -1,22 +1,30 @@
 """The score of a finished episode, rule by rule."""
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from agentgym.environments.web.webarena.evaluation import Evaluation, evaluate, questions_of
 from agentgym.environments.web.webarena.functions import SiteFunctions
 from agentgym.environments.web.webarena.tasks import Goal, HtmlTarget, WebArenaTask
 from agentgym.errors import BrowserError, ConfigError
+from agentgym.tape import Exchange
 
 
 class Page:
     def __init__(self, url: str = "http://h/last", html: str = "", **values: Any) -> None:
         self.url, self.html, self.values = url, html, values
         self.ran: list[str] = []
+        self.files: list[bytes] = []
+
+    def pictures(self, selector: str) -> list[bytes]:
+        return self.files
 
     def content(self) -> str:
         return self.html
@@ -35,6 +43,7 @@ class State:
         self.page: Page = page or Page()
         self.others = others
         self.visited: list[str] = []
+        self.exchanges: list[Exchange] = []
 
     @contextmanager
     def visit(self, url: str) -> Iterator[Page]:
@@ -159,10 +168,73 @@ def test_the_score_is_a_product_and_ends_at_the_first_zero() -> None:
     assert told["factors"] == [{"name": "string_match.exact_match", "value": 0.0, "detail": "no"}]
 
 
-def test_what_this_evaluator_does_not_do_is_told() -> None:
-    with pytest.raises(ConfigError, match="pictures"):
-        evaluate(task(Goal(("page_image_query",))), State())
-    with pytest.raises(ConfigError, match="network"):
-        evaluate(task(Goal((), verified=({"evaluator": "x"},))), State())
+def png(seed: int, noise: int = 0) -> bytes:
+    rng = np.random.default_rng(seed)
+    pixels = np.kron(rng.integers(0, 256, (6, 6)), np.ones((8, 8)))
+    pixels = np.clip(
+        pixels + np.random.default_rng(9).integers(-noise, noise + 1, (48, 48)), 0, 255
+    )
+    out = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def seen(files: list[bytes], **query: Any) -> Evaluation:
+    page = Page()
+    page.files = files
+    asked = {"eval_image_url": "last", "eval_image_class": ".photo", **query}
+    goal = Goal(("page_image_query",), images=(asked,))
+    references = {"http://a": png(1), "http://b": png(2)}
+    return evaluate(task(goal), State("", page), fetch=references.__getitem__)
+
+
+def test_pictures_are_compared() -> None:
+    match = {"eval_fuzzy_image_match": "http://a |OR| http://b"}
+    assert seen([png(3), png(1, noise=3)], **match).score == 1
+    assert seen([png(2)], **match).score == 1
+    assert seen([png(3)], **match).score == 0
+    assert seen([png(3)], **match, ssim_threshold=-1).score == 1
+    assert seen([], **match).score == 0
+    assert seen([b"<svg/>"], **match).score == 0
+
+
+def test_questions_about_pictures_are_a_judges() -> None:
+    asked = [{"question": "Is this a dog?", "answer": "yes"}]
+    evaluation = seen([png(1), png(2)], eval_vqa=asked)
+    (question,) = evaluation.questions
+    assert (question.kind, question.task, question.reference) == (
+        "in_pictures",
+        "Is this a dog?",
+        "yes",
+    )
+    assert len(question.pictures) == 2
+    assert evaluation.score is None
+    assert evaluation.judged([True]).score == 1
+    (told,) = json.loads(json.dumps(evaluation.to_json()))["questions"]
+    assert told["pictures"][0].startswith("data:image/jpeg;base64,")
+    both = seen([png(3)], eval_vqa=asked, eval_fuzzy_image_match="http://a")
+    assert (both.score, both.questions) == (0, ())
+
+
+def test_verified_tasks_are_scored_by_answer_and_network() -> None:
+    said = {"task_type": "mutate", "status": "SUCCESS"}
+    goal = Goal(
+        (),
+        verified=(
+            {"evaluator": "AgentResponseEvaluator", "expected": said},
+            {"evaluator": "NetworkEventEvaluator", "expected": {"url": "http://h/a"}},
+        ),
+    )
+    state = State(json.dumps(said))
+    lost = evaluate(task(goal), state)
+    assert (lost.score, lost.factors[-1].name) == (0, "network_event[1]")
+    assert lost.factors[-1].detail == "no such request"
+    state.exchanges = [Exchange("GET", "http://h/a", status=200)]
+    assert evaluate(task(goal), state).score == 1
+    state.answer = "done"
+    assert [f.name for f in evaluate(task(goal), state).factors] == ["agent_response[0]"]
+
+
+def test_the_mode_is_checked() -> None:
     with pytest.raises(ConfigError, match="mode"):
         said("a", "kind", exact_match="a")
