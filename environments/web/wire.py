@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from agentgym.environments.web.cdp import CDPSession, Connection, ProtocolError
 from agentgym.environments.web.guard import Gate
 from agentgym.environments.web.page import one_line, quietly
 from agentgym.tape import Exchange, Tape
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as Chromium
-    from playwright.async_api import CDPSession
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Wire:
     Web sockets are not on tapes, nor are answers that never end, such as event streams.
     """
 
-    def __init__(self, session: "CDPSession", gate: Gate) -> None:
+    def __init__(self, session: CDPSession, gate: Gate) -> None:
         self._session = session
         self._gate = gate
         self._lines: dict[str, _Line] = {}  # by context id
@@ -95,7 +95,7 @@ class Wire:
     @classmethod
     async def _on(cls, chromium: "Chromium") -> "Wire":
         gate = await Gate.of(chromium)
-        return cls(await chromium.new_browser_cdp_session(), gate)
+        return cls(await (await Connection.to(chromium)).attach_to_browser(), gate)
 
     async def listen(self, context: str, tape: Tape | None, log: Log | None) -> None:
         """From now on what a context asks for is on this tape, and told to this log."""
@@ -150,12 +150,10 @@ class Wire:
         line.tell(replace(asked, status=status, headers=headers, body=body, problem=problem))
 
     async def _body(self, event: Mapping[str, Any]) -> bytes:
-        from playwright.async_api import Error
-
         try:
             request = {"requestId": event["requestId"]}
             answer = await self._session.send("Fetch.getResponseBody", request)
-        except Error as error:  # a body that cannot be had, as of a download
+        except ProtocolError as error:  # a body that cannot be had, as of a download
             logger.debug("no body of %s: %s", event["request"]["url"], one_line(error))
             return b""
         text: str = answer["body"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgym.actions import ActionCall
+from agentgym.environments.web.cdp import ProtocolError
 from agentgym.environments.web.open import OpenWebEnv, Visit, origin
 from agentgym.environments.web.session import ACTION_S, Session
 from agentgym.environments.web.tab import LOAD_S, Tab
@@ -265,8 +266,6 @@ class Shown:
         return self._session.run(reading)
 
     async def _files(self, selector: str) -> list[bytes]:
-        from playwright.async_api import Error
-
         tree = await self._tab.session.send("Page.getFrameTree")
         frame, found = tree["frameTree"]["frame"]["id"], []
         for url in await self._tab.ask(f"{LIST}({json.dumps(selector)})"):
@@ -276,7 +275,7 @@ class Shown:
             try:
                 wanted = {"frameId": frame, "url": url}
                 answer = await self._tab.session.send("Page.getResourceContent", wanted)
-            except Error:  # it never came
+            except ProtocolError:  # it never came
                 continue
             text = answer["content"]
             found.append(base64.b64decode(text) if answer["base64Encoded"] else text.encode())
