@@ -49,6 +49,8 @@ class BenchmarkOptions:
     """Model to measure with, as for `load_model`; empty leaves it to the benchmark."""
     parts: tuple[str, ...] = ()
     """Cases to measure, by any part of their names; empty means all."""
+    trl: str = ""
+    """Python interpreter of an environment with TRL; empty leaves TRL out."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def run_benchmark(
     env_ids: Sequence[str] = (),
     model: str = "",
     parts: Sequence[str] = (),
+    trl: str = "",
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Run a registered benchmark.
@@ -202,6 +205,7 @@ def run_benchmark(
         env_ids: see `BenchmarkOptions`.
         model: see `BenchmarkOptions`.
         parts: see `BenchmarkOptions`.
+        trl: see `BenchmarkOptions`.
         progress: shows how far it is; nothing is shown by default.
 
     Raises:
@@ -210,7 +214,7 @@ def run_benchmark(
             on this machine.
         ConfigError: no case has a name like one of `parts`.
     """
-    options = BenchmarkOptions(quick, tuple(env_ids), model, tuple(parts))
+    options = BenchmarkOptions(quick, tuple(env_ids), model, tuple(parts), trl)
     make: Callable[[BenchmarkOptions], Benchmark] = BENCHMARKS.get(name)
     started, clock = datetime.now(UTC), time.perf_counter()
     machine = {**describe_machine(), "load_at_start": load_average()}
@@ -412,6 +416,7 @@ def command_of(name: str, options: BenchmarkOptions) -> str:
     parts += ["--model", options.model] if options.model else []
     for part in options.parts:
         parts += ["--part", part]
+    parts += ["--trl", options.trl] if options.trl else []
     return shlex.join([*parts, "--json"])
 
 

@@ -515,6 +515,9 @@ def bench(
         list[str] | None,
         typer.Option("--part", help="Only cases with this in their names; repeatable."),
     ] = None,
+    trl: Annotated[
+        str, typer.Option(help="Python of an environment with TRL, for `bench train`.")
+    ] = "",
 ) -> None:
     """Measure speed against a baseline in the same run."""
     from agentgym.bench import run_benchmark
@@ -529,7 +532,13 @@ def bench(
     for name in chosen:
         with Progress() as progress:
             result = run_benchmark(
-                name, quick=quick, env_ids=ids, model=model, parts=parts or (), progress=progress
+                name,
+                quick=quick,
+                env_ids=ids,
+                model=model,
+                parts=parts or (),
+                trl=trl,
+                progress=progress,
             )
         results.append(result)
         if not as_json:

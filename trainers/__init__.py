@@ -29,7 +29,8 @@ _TRAINERS = {
 
 def register() -> None:
     """Register every name; imports nothing."""
-    from agentgym.registry import TRAINERS
+    from agentgym.registry import BENCHMARKS, TRAINERS
 
     for name, (target, doc) in _TRAINERS.items():
         TRAINERS.register(name, f"{__name__}.{target}", doc)
+    BENCHMARKS.register("train", f"{__name__}.benchmark:train", "GRPO steps, against TRL's")
