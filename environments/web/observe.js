@@ -31,11 +31,11 @@
   // What jQuery UI can drag, though its listener is on the list around it.
   const DRAGGED = ".ui-sortable-handle, .ui-draggable-handle, .ui-selectee";
   const LISTS = new Set(["ul", "ol", "menu", "table", "tbody", "thead", "tr", "form", "body"]);
-  const KEPT_ATTRIBUTES = [
+  const KEPT_ATTRIBUTES = new Set([
     "id", "class", "name", "type", "placeholder", "title", "href", "alt", "value", "style", "fill", "stroke",
     "data-index", "data-color", "data-result", "cx", "cy", "r", "x", "y", "x1", "y1", "x2", "y2",
     "width", "height", "points", "font-size", "min", "max",
-  ];
+  ]);
   const COLORS = {
     black: [0, 0, 0], white: [255, 255, 255], gray: [128, 128, 128], red: [255, 0, 0],
     green: [0, 128, 0], lime: [0, 255, 0], blue: [0, 0, 255], yellow: [255, 255, 0],
@@ -237,14 +237,14 @@
 
   // ---- one element ------------------------------------------------------------------------------
 
-  function isActive(element, tag, role, style, parentStyle, listening) {
+  function isActive(element, tag, role, style, parentStyle, listening, dragged) {
     if (isField(tag) || tag === "button" || tag === "a" || tag === "summary" || tag === "canvas") return true;
     if (ACTIVE_ROLES.has(role)) return true;
     if (role && role !== "image" && role !== "drawing") return false;
     if (element.hasAttribute("onclick")) return true;
     if (element.hasAttribute("tabindex") && element.tabIndex >= 0) return true;
     if (style.cursor === "pointer" && parentStyle?.cursor !== "pointer" && tag !== "label") return true;
-    if (element.matches(DRAGGED)) return true;
+    if (dragged.has(element)) return true;
     // A list listens for its items, a box for what is in it.
     if (tag === "li" && listening.has(element.parentElement)) return true;
     return listening.has(element) && !LISTS.has(tag);
@@ -258,7 +258,8 @@
     if (element.disabled === true || aria("disabled") === "true") states.push("disabled");
     if (element.readOnly === true && isField(tag)) states.push("readonly");
     if (tag === "textarea") states.push("multiline");
-    if (aria("selected") === "true" || [...element.classList].some((c) => SELECTED_CLASSES.has(c))) {
+    const classes = element.classList;
+    if (aria("selected") === "true" || (classes.length && [...classes].some((c) => SELECTED_CLASSES.has(c)))) {
       states.push("selected");
     }
     if (aria("expanded")) states.push(aria("expanded") === "true" ? "expanded" : "collapsed");
@@ -277,9 +278,8 @@
 
   function attributesOf(element) {
     const kept = [];
-    for (const key of KEPT_ATTRIBUTES) {
-      const value = element.getAttribute(key);
-      if (value) kept.push([key, value.slice(0, MAX_NAME)]);
+    for (const { name, value } of element.attributes) {
+      if (value && KEPT_ATTRIBUTES.has(name)) kept.push([name, value.slice(0, MAX_NAME)]);
     }
     return kept;
   }
@@ -298,27 +298,31 @@
     left: r.left, top: r.top, right: Math.max(r.right, r.left + 1), bottom: Math.max(r.bottom, r.top + 1),
   });
 
+  let scrolled = { x: 0, y: 0 }; // how far the page is, as of the look
+
   // Whether any of it can be seen, possibly after scrolling.
   function canShow(rect, space) {
     if (rect.width === 0 && rect.height === 0) return false;
     const r = solid(rect);
     if (!overlaps(r, space.cut)) return false;
     // Left of or above the page's start nobody can scroll: where pages hide things.
-    return space.inner || (r.right + scrollX > 0 && r.bottom + scrollY > 0);
+    return space.inner || (r.right + scrolled.x > 0 && r.bottom + scrolled.y > 0);
   }
 
   // What an element cuts off its content: for good (`cut`) or until scrolled (`port`).
   function clipped(space, element, style) {
     const page = element.ownerDocument;
     if (element === page.body || element === page.documentElement) return space;
+    const positioned = style.position !== "static";
+    const open = style.overflowX === "visible" && style.overflowY === "visible";
+    if (open && (!positioned || (space.absCut === space.cut && space.absPort === space.port))) return space;
     const over = style.overflow;
     let { cut, port, inner } = space;
-    if (over !== "visible") {
+    if (!open) {
       const rect = element.getBoundingClientRect();
       if (/auto|scroll/.test(over)) [port, inner] = [meet(port, rect), true];
       else cut = meet(cut, rect);
     }
-    const positioned = style.position !== "static";
     return {
       cut, port, inner, frame: space.frame,
       absCut: positioned ? cut : space.absCut,
@@ -347,12 +351,15 @@
       this.text = null; // the line of plain text being gathered
       this.listening = listeningElements();
       this.labels = new Set();
+      this.dragged = new Set();
+      this.range = document.createRange();
       this.left = this.top = 0; // where the document that is read begins, in the viewport
       this.enter(document);
     }
 
     // Note the labels of a document or shadow tree, which need no line of their own.
     enter(root) {
+      for (const element of root.querySelectorAll(DRAGGED)) this.dragged.add(element);
       for (const field of root.querySelectorAll("input, select, textarea")) {
         if (field.checkVisibility({ visibilityProperty: true })) {
           for (const label of labelsOf(field)) this.labels.add(label);
@@ -386,9 +393,8 @@
     }
 
     addText(node, owner, depth, space) {
-      const range = document.createRange();
-      range.selectNodeContents(node);
-      const rect = range.getBoundingClientRect();
+      this.range.selectNodeContents(node);
+      const rect = this.range.getBoundingClientRect();
       if (rect.width === 0 || rect.height === 0 || !canShow(rect, space)) return;
       if (owner) {
         owner.parts.push(node.data);
@@ -429,7 +435,7 @@
       if (
         style.visibility === "visible" &&
         (shape ? style.pointerEvents !== "none"
-          : isActive(element, tag, role, style, parentStyle, this.listening))
+          : isActive(element, tag, role, style, parentStyle, this.listening, this.dragged))
       ) {
         const rect = element.getBoundingClientRect();
         const seen = canShow(rect, space);
@@ -509,12 +515,20 @@
     }
 
     children(element, tag, depth, style, space, owner) {
-      for (const child of drawn(element, tag)) {
-        if (child.nodeType === Node.ELEMENT_NODE) this.walk(child, depth, style, space, owner);
-        else if (child.nodeType === Node.TEXT_NODE) {
-          if (!child.data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
-          else if (style.visibility === "visible") this.addText(child, owner, depth, space);
-        }
+      if (element.shadowRoot || tag === "slot") {
+        for (const child of drawn(element, tag)) this.child(child, depth, style, space, owner);
+        return;
+      }
+      for (let child = element.firstChild; child; child = child.nextSibling) {
+        this.child(child, depth, style, space, owner);
+      }
+    }
+
+    child(child, depth, style, space, owner) {
+      if (child.nodeType === 1) this.walk(child, depth, style, space, owner);
+      else if (child.nodeType === 3) {
+        if (!child.data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
+        else if (style.visibility === "visible") this.addText(child, owner, depth, space);
       }
     }
   }
@@ -526,6 +540,7 @@
   }
 
   function look() {
+    scrolled = { x: scrollX, y: scrollY };
     const view = new Look();
     if (document.body) view.walk(document.body, 0, null, viewSpace(), null);
     view.flush();
@@ -644,9 +659,12 @@
     return "";
   }
 
+  let moved = false; // something was scrolled, which is told with the next frame
+
   function scroll(id, dx, dy) {
     const start = id ? find(id) : null;
     if (id && !start) return "gone";
+    moved = true;
     const moves = (e) => {
       const before = [e.scrollLeft, e.scrollTop];
       const part = (size) => Math.max(20, size * 0.8);
@@ -697,8 +715,58 @@
       requestAnimationFrame(() => setTimeout(done, 0));
     });
 
+  // ---- until it is quiet ----------------------------------------------------------------------------
+
+  const asleep = (ms) => new Promise((done) => setTimeout(done, ms));
+  // Once all that is due before has run.
+  const idle = () => scheduler.postTask(() => 0, { priority: "background" });
+
+  // What the page waits for, as `pending.js` tells: names of events.
+  function pending() {
+    const found = new Set();
+    const names = ["agentgym:timers", "agentgym:frames"];
+    const collect = (event) => {
+      event.stopImmediatePropagation();
+      found.add(event.type);
+    };
+    for (const name of names) window.addEventListener(name, collect, true);
+    document.dispatchEvent(new Event("agentgym:pending"));
+    for (const name of names) window.removeEventListener(name, collect, true);
+    return found;
+  }
+
+  // Wait until the page no longer changes by itself, at most `limit` ms: twice in a row nothing may
+  // have changed, with a frame in between if somebody can tell. "quiet", "changing" or "timers".
+  async function rest(limit, mouse) {
+    const end = performance.now() + limit;
+    let changed = false;
+    const observer = new MutationObserver(() => { changed = true; });
+    observer.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+    let reason = "quiet";
+    for (let still = 0; still < 2; ) {
+      changed = false;
+      const waits = pending();
+      const timers = waits.has("agentgym:timers");
+      if (waits.has("agentgym:frames") || moved || globalThis[Symbol.for("agentgym.stale")](mouse)) {
+        moved = false;
+        await frame();
+      } else if (timers) await asleep(4);
+      else await idle();
+      still = changed || timers ? 0 : still + 1;
+      if (still < 2 && performance.now() >= end) {
+        reason = timers && !changed ? "timers" : "changing";
+        break;
+      }
+    }
+    observer.disconnect();
+    return reason;
+  }
+
   globalThis.agentgym = {
-    frame, look, locate, reach, startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
+    frame, rest, locate, reach,
+    // As text: Chromium takes much longer to make JSON of an object.
+    look: () => JSON.stringify(look()),
+    startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
     listeningElements,
     // Call an element by an id of somebody else's, instead of one of ours.
     adopt(id, element) {

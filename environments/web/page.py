@@ -4,6 +4,7 @@ import asyncio
 import base64
 import inspect
 import io
+import json
 import logging
 import time
 from collections.abc import Awaitable, Coroutine
@@ -342,20 +343,21 @@ def _value(answer: dict[str, Any]) -> Any:
     return answer["result"].get("value")
 
 
-def view_of(raw: dict[str, Any]) -> PageView:
+def view_of(text: str) -> PageView:
     """The records for what `agentgym.look()` returned."""
+    raw = json.loads(text)
     elements = tuple(
         Element(
-            id=id,
-            role=role,
-            name=name,
-            value=value,
-            tag=tag,
-            depth=depth,
-            states=tuple(states),
-            options=tuple(options),
-            box=(box[0], box[1], box[2], box[3]),
-            attributes=tuple((key, text) for key, text in attributes),
+            id,
+            role,
+            name,
+            value,
+            tag,
+            depth,
+            tuple(states) if states else (),
+            tuple(options) if options else (),
+            tuple(box),
+            tuple(map(tuple, attributes)) if attributes else (),
         )
         for id, role, name, value, tag, depth, states, options, box, attributes in raw["elements"]
     )

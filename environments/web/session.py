@@ -186,7 +186,7 @@ class Session:
             relay = Relay(reaches, lambda host: not guard.named(host))
             options["proxy"] = {"server": await relay.start()}
             context = await new_context(chromium, size, **options)
-            await context.add_init_script(script("listeners.js"))
+            await context.add_init_script(script("listeners.js") + script("pending.js"))
             if tape is not None:
                 await context.add_init_script(same_world(tape))
             await context.grant_permissions(permissions)  # denies all others

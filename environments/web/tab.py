@@ -1,6 +1,7 @@
 """One tab of a session: when it is quiet, and how it is stopped when it never is."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,21 +32,6 @@ MAX_BYTES = 64_000_000
 """What one document may receive."""
 _POLL_S = 0.004
 _DOWN = (502, 503, 504)  # what stands before a site answers for it
-# In our own world, where the page cannot have replaced anything: true after two frames without a
-# change, false if they do not come in time.
-_QUIET = f"""(async () => {{
-  const end = performance.now() + {CHANGES_MS};
-  let changed = false;
-  const observer = new MutationObserver(() => {{ changed = true; }});
-  const all = {{ subtree: true, childList: true, attributes: true, characterData: true }};
-  observer.observe(document, all);
-  for (let still = 0; still < 2 && performance.now() < end; still = changed ? 0 : still + 1) {{
-    changed = false;
-    await agentgym.frame();
-  }}
-  observer.disconnect();
-  return !changed;
-}})()"""
 
 
 class Tab(Page):
@@ -162,11 +148,11 @@ class Tab(Page):
         return str(entry["url"])
 
     async def rest(self) -> str:
-        """Wait until nothing loads and frames pass without a change.
+        """Wait until nothing loads, no timer is due soon and nothing changes.
 
         Returns:
             "quiet", or what still went on when the time was up: "loading" (the document),
-            "network" (what it asked for) or "changing". What was waited for in vain once is not
+            "network" (what it asked for), "timers" (short ones that are due) or "changing". What was waited for in vain once is not
             waited for again.
         """
         end = time.monotonic() + LOAD_S
@@ -187,13 +173,13 @@ class Tab(Page):
                 self._loading.clear()
                 return "network"
             try:
-                quiet = await self.ask(_QUIET)
+                reason = await self.ask(f"agentgym.rest({CHANGES_MS}, {json.dumps(self.mouse)})")
             except BrowserError:  # a new document came meanwhile
                 self._world = None
                 await asyncio.sleep(_POLL_S)
-                quiet = None
-            if now > end or (quiet is not None and not self.busy and not self._loading):
-                return "quiet" if quiet else "changing"
+                reason = None
+            if now > end or (reason is not None and not self.busy and not self._loading):
+                return str(reason or "changing")
         raise BrowserError(self.failure)
 
     async def summary(self) -> tuple[str, str]:

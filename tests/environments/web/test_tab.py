@@ -193,3 +193,83 @@ def test_a_tab_that_does_not_stop_is_given_up(serve: Serve, surf: Surf) -> None:
         tab.run(tab.attempt("This", tab.evaluate("new Promise(() => 0)"), 0.01))
     assert tab.told == ["This took longer than 0.01 s and was stopped."]
     assert tab.failure == "it hung"
+
+
+def test_short_timers_are_waited_for_and_long_ones_are_not(
+    serve: Serve, surf: Surf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tab_module, "CHANGES_MS", 20_000)  # the machine may be slow
+    later = "setTimeout(() => document.body.append('{0}'), {1})"
+    surfer = surf(
+        serve(
+            {
+                "/": f'<button onclick="{later.format("Suggestions", 250)}">Soon</button>'
+                f'<button onclick="{later.format("Advertisement", 60_000)}">Late</button>'
+            }
+        )
+    )
+    surfer.click("Soon")
+    assert (surfer.settled, "Suggestions" in surfer.text) == ("quiet", True)
+    surfer.click("Late")
+    assert (surfer.settled, "Advertisement" in surfer.text) == ("quiet", False)
+
+
+@pytest.mark.parametrize(
+    "poll",
+    [
+        "(function again() { window.polls = (window.polls || 0) + 1; setTimeout(again, 5); })()",
+        "(async () => { for (;;) { window.polls = (window.polls || 0) + 1;"
+        " await new Promise((done) => setTimeout(done, 5)); } })()",
+        "setInterval(() => { window.polls = (window.polls || 0) + 1; }, 5)",
+    ],
+)
+def test_timers_that_set_timers_are_not_waited_for(
+    serve: Serve, surf: Surf, monkeypatch: pytest.MonkeyPatch, poll: str
+) -> None:
+    monkeypatch.setattr(tab_module, "CHANGES_MS", 20_000)
+    surfer = surf(serve({"/": f"<button>Go</button><script>{poll}</script>"}))
+    surfer.click("Go")
+    assert surfer.settled == "quiet"
+    assert surfer.session.run(surfer.session.current.evaluate("window.polls")) > 2
+
+
+def test_timers_that_were_taken_back_are_not_waited_for(
+    serve: Serve, surf: Surf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tab_module, "CHANGES_MS", 600)
+    script = "clearTimeout(setTimeout(() => 0, 299)); clearTimeout(); setTimeout('0', 1)"
+    surfer = surf(serve({"/": f'<button onclick="{script}">Go</button>'}))
+    surfer.click("Go")
+    assert surfer.settled == "quiet"
+    endless = "for (let i = 0; i < 3000; i++) setTimeout(() => 0, 299)"
+    monkeypatch.setattr(tab_module, "CHANGES_MS", 20)
+    surfer.session.run(surfer.session.current.evaluate(endless))
+    surfer.act("press", key="a")
+    assert surfer.settled == "timers"
+
+
+def test_what_is_drawn_with_a_frame_is_waited_for(serve: Serve, surf: Surf) -> None:
+    seen = """<div style="height: 3000px">Long</div><p id=last>Last</p><script>
+        new IntersectionObserver((entries) => {
+            if (entries.some((e) => e.isIntersecting)) last.textContent = "More of it";
+        }).observe(last)</script>"""
+    drawn = "requestAnimationFrame(() => requestAnimationFrame(() => document.title = 'Drawn'))"
+    surfer = surf(serve({"/": seen, "/drawn": f'<button onclick="{drawn}">Draw</button>'}))
+    surfer.session.run(surfer.session.current.evaluate("scrollTo(0, 1e6)"))
+    surfer.act("press", key="a")
+    assert "More of it" in surfer.text
+    surfer.act("goto", url=f"{surfer.view.url}drawn")
+    surfer.click("Draw")
+    assert surfer.tabs() == [(surfer.view.url, "Drawn")]
+
+
+def test_what_messages_to_itself_bring_is_waited_for(serve: Serve, surf: Surf) -> None:
+    script = """const channel = new MessageChannel(); let left = 5;
+        channel.port1.onmessage = () => {
+            if (left--) channel.port2.postMessage(0); else go.textContent = 'Rendered';
+            go.title += '.';
+        };
+        go.onclick = () => channel.port2.postMessage(0)"""
+    surfer = surf(serve({"/": f"<button id=go>Go</button><script>{script}</script>"}))
+    surfer.click("Go")
+    assert "Rendered" in surfer.text
