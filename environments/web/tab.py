@@ -152,8 +152,8 @@ class Tab(Page):
 
         Returns:
             "quiet", or what still went on when the time was up: "loading" (the document),
-            "network" (what it asked for), "timers" (short ones that are due) or "changing". What was waited for in vain once is not
-            waited for again.
+            "network" (what it asked for), "timers" (short ones) or "changing". What was waited for
+            in vain once is not waited for again.
         """
         end = time.monotonic() + LOAD_S
         network_end = 0.0
