@@ -5,7 +5,14 @@ from typing import Any
 
 import gymnasium as gym
 
-from agentgym.chat import ChatFormat, ContextConfig, Conversation, PictureReader, Tokenizer
+from agentgym.chat import (
+    ChatFormat,
+    ContextConfig,
+    Conversation,
+    PictureReader,
+    Prompt,
+    Tokenizer,
+)
 from agentgym.core import (
     GenerationRequest,
     InferenceBackend,
@@ -13,7 +20,7 @@ from agentgym.core import (
     TurnOutput,
     TurnRequest,
 )
-from agentgym.errors import ConfigError
+from agentgym.errors import ConfigError, ImageError
 from agentgym.types import NO_TOKENS, Completion, Source
 
 
@@ -58,15 +65,18 @@ class LanguagePolicy:
 
     def act(self, requests: Sequence[TurnRequest]) -> list[TurnOutput]:
         """Sample one answer for each conversation, in one batch."""
-        prompts = [r.conversation.prompt() for r in requests]
+        prompts = [_prompt(r.conversation) for r in requests]
         generation = [
             GenerationRequest(p.context, self.sampling, r.seed, p.messages, images=p.context_images)
             for r, p in zip(requests, prompts, strict=True)
-            if p.fits
+            if isinstance(p, Prompt) and p.fits
         ]
         answers = iter(self.backend.generate(generation) if generation else ())
         outputs = []
         for request, prompt in zip(requests, prompts, strict=True):
+            if isinstance(prompt, TurnOutput):
+                outputs.append(prompt)
+                continue
             if prompt.fits:
                 completion = next(answers)
                 request.conversation.reply(completion.text, completion.token_ids)
@@ -130,7 +140,10 @@ class EnvPolicy:
         for request in requests:
             if request.consulted is None:
                 raise ConfigError("EnvPolicy was asked to act without having been consulted")
-            prompt = request.conversation.prompt()
+            prompt = _prompt(request.conversation)
+            if isinstance(prompt, TurnOutput):
+                outputs.append(prompt)
+                continue
             ids = None if self.format is None else self.format.answer(request.consulted)
             request.conversation.reply(request.consulted, ids)
             completion = Completion(request.consulted, ids)
@@ -144,6 +157,15 @@ class EnvPolicy:
                 )
             )
         return outputs
+
+
+def _prompt(conversation: Conversation) -> Prompt | TurnOutput:
+    """The next prompt; where a picture cannot be shown, an answer that breaks its episode alone."""
+    try:
+        return conversation.prompt()
+    except ImageError as error:
+        failed = Completion("", None, finish_reason="error", error=str(error))
+        return TurnOutput(failed, NO_TOKENS, False)
 
 
 def oracle_policy(*, noise: float = 0.0, **kwargs: Any) -> EnvPolicy:

@@ -26,6 +26,7 @@ from agentgym.core import Policy, TurnOutput, TurnRequest
 from agentgym.errors import (
     AgentGymError,
     ConfigError,
+    ImageError,
     InferenceError,
     MissingDependencyError,
     UnknownNameError,
@@ -309,13 +310,16 @@ class _Attempt:
             if after.terminated:
                 return _end(after, self.turns)
             if truncated:
-                conversation.observe(after.observation)
+                conversation.observe(after.observation, after.image)
                 self._cut(conversation)
                 return EndReason.TURN_LIMIT
 
     def _cut(self, conversation: Conversation) -> None:
         """Keep the context that a limit left without an answer: its value may be bootstrapped."""
-        context = conversation.prompt().context
+        try:
+            context = conversation.prompt().context
+        except ImageError:  # without it the bootstrap is guessed
+            return
         if self.turns and 0 < len(context) <= conversation.config.max_tokens:
             self.final_prompt_ids = context
 

@@ -22,8 +22,10 @@ from agentgym.errors import ConfigError, ImageError
 from agentgym.images import decode_image
 from agentgym.types import Image, IntArray
 
-_KEPT = 256
-"""Pictures whose tower inputs are kept for the next prompt that shows them."""
+_KNOWN = 4096
+"""Pictures whose placeholders are remembered, with their files."""
+_BUDGET = 256 << 20
+"""Bytes of pixels that are kept for the vision tower: one picture in tiles can be 50 MB."""
 _MARKS = frozenset({"mm_token_type_ids", "token_type_ids"})
 _TEXT_INPUTS = frozenset({"input_ids", "attention_mask", *_MARKS})
 
@@ -38,10 +40,18 @@ class Picture:
     """(K,) token ids that stand for it in a prompt, tags of tiles and the like included."""
     slots: IntArray
     """(S,) which of `ids` its features replace."""
-    inputs: Mapping[str, torch.Tensor]
-    """What the model's ``get_image_features`` takes."""
-    marks: tuple[str, ...] = ()
-    """Names of further inputs of the model's own forward pass, which mark the slots."""
+    grid: torch.Tensor | None
+    """(1, 3) patches in time, height and width, where the model's positions depend on them."""
+    marks: tuple[str, ...]
+    """Names of inputs of the model's own forward pass that mark the slots."""
+    image: Image
+    """The file."""
+    vision: "Vision"
+    """Whose it is."""
+
+    def inputs(self) -> Mapping[str, torch.Tensor]:
+        """What the model's ``get_image_features`` takes."""
+        return self.vision.pixels(self.image)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +86,9 @@ class Vision:
         self.image_token = token
         self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(token))
         self._tiles = hasattr(processor, "fake_image_token")  # Idefics3 and its kin
-        self._kept: OrderedDict[str, Picture] = OrderedDict()
+        self._known: OrderedDict[str, Picture] = OrderedDict()
+        self._pixels: OrderedDict[str, Mapping[str, torch.Tensor]] = OrderedDict()
+        self._size = 0
         self._lock = threading.Lock()
         # Tokenizers are not safe to share between threads, so pictures are read with a copy.
         self._reader = copy.copy(processor)
@@ -114,18 +126,36 @@ class Vision:
             ImageError: it comes without its bytes, is no picture, or the processor refuses it.
         """
         with self._lock:
-            found = self._kept.get(image.sha256)
+            found = self._known.get(image.sha256)
             if found is not None:
-                self._kept.move_to_end(image.sha256)
+                self._known.move_to_end(image.sha256)
                 return found
-        picture = self._prepared(image)
+        out = self._processed(image)
+        ids = out["input_ids"][0].numpy().astype(np.int32)
+        slots = np.flatnonzero(ids == self.image_token_id).astype(np.int32)
+        marks = tuple(name for name in out if name in _MARKS)
+        picture = Picture(image.sha256, ids, slots, out.get("image_grid_thw"), marks, image, self)
         with self._lock:
-            self._kept[image.sha256] = picture
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            self._known[image.sha256] = picture
+            while len(self._known) > _KNOWN:
+                self._known.popitem(last=False)
         return picture
 
-    def _prepared(self, image: Image) -> Picture:
+    def pixels(self, image: Image) -> Mapping[str, torch.Tensor]:
+        """A picture's inputs of the vision tower; made again if they are no longer kept.
+
+        Raises:
+            ImageError: see `read`.
+        """
+        with self._lock:
+            if image.sha256 in self._pixels:
+                self._pixels.move_to_end(image.sha256)
+                return self._pixels[image.sha256]
+        out = self._processed(image)
+        return {name: value for name, value in out.items() if name not in _TEXT_INPUTS}
+
+    def _processed(self, image: Image) -> Mapping[str, torch.Tensor]:
+        """What the processor makes of a picture, whose pixels are kept."""
         from PIL import Image as Pillow
 
         if image.data is None:
@@ -133,7 +163,7 @@ class Vision:
         pixels = decode_image(image.data)
         try:
             with self._reading:
-                out = self._reader(
+                out: dict[str, torch.Tensor] = self._reader(
                     images=[[Pillow.fromarray(pixels)]],
                     text=[self.image_token],
                     add_special_tokens=False,
@@ -145,14 +175,14 @@ class Vision:
                 f"the model's processor refuses a picture of {pixels.shape[1]} x "
                 f"{pixels.shape[0]} pixels: {reason:.200}"
             ) from error
-        ids = out["input_ids"][0].numpy().astype(np.int32)
-        return Picture(
-            image.sha256,
-            ids,
-            np.flatnonzero(ids == self.image_token_id).astype(np.int32),
-            {name: value for name, value in out.items() if name not in _TEXT_INPUTS},
-            tuple(name for name in out if name in _MARKS),
-        )
+        inputs = {name: value for name, value in out.items() if name not in _TEXT_INPUTS}
+        with self._lock:
+            if image.sha256 not in self._pixels:
+                self._pixels[image.sha256] = inputs
+                self._size += _size(inputs)
+            while self._size > _BUDGET and len(self._pixels) > 1:
+                self._size -= _size(self._pixels.popitem(last=False)[1])
+        return out
 
     def locate(self, ids: IntArray, pictures: Sequence[Picture]) -> list[int]:
         """Where the placeholders of pictures begin in a prompt, in order.
@@ -219,8 +249,9 @@ class Vision:
         ids = torch.stack([torch.as_tensor(text, dtype=torch.long) for text in texts])
         inputs: dict[str, Any] = {"input_ids": ids}
         everything = [picture for row in pictures for picture in row]
-        for name in everything[0].inputs if everything else ():
-            inputs[name] = self._joined([picture.inputs[name] for picture in everything])
+        read = [picture.inputs() for picture in everything]
+        for name in read[0] if read else ():
+            inputs[name] = self._joined([one[name] for one in read])
         for name in everything[0].marks if everything else ():
             inputs[name] = (ids == self.image_token_id).long()
         return {name: value.to(device) for name, value in inputs.items()}
@@ -248,7 +279,7 @@ def tower(model: Any, pictures: Sequence[Picture]) -> list[Features]:
     """
     found = []
     for picture in pictures:
-        inputs = {name: value.to(model.device) for name, value in picture.inputs.items()}
+        inputs = {name: value.to(model.device) for name, value in picture.inputs().items()}
         out = model.get_image_features(**inputs)
         rows = _flat(getattr(out, "pooler_output", out))
         if len(rows) != len(picture.slots):
@@ -258,6 +289,10 @@ def tower(model: Any, pictures: Sequence[Picture]) -> list[Features]:
         deep = tuple(_flat(part) for part in getattr(out, "deepstack_features", None) or ())
         found.append(Features(rows, deep))
     return found
+
+
+def _size(inputs: Mapping[str, torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in inputs.values())
 
 
 def _flat(value: Any) -> torch.Tensor:
@@ -285,7 +320,8 @@ def axis_positions(
         text's. What follows the text goes on from the highest position.
     """
     rule = getattr(getattr(model, "model", None), "get_rope_index", None)
-    if rule is None or not pictures:
+    grids = [picture.grid for picture in pictures if picture.grid is not None]
+    if rule is None or not grids:
         return None
     # A placeholder that was sampled is no place of a picture, and the rule must not take it so.
     plain = np.asarray(ids).copy()
@@ -294,7 +330,7 @@ def axis_positions(
     tokens = torch.as_tensor(plain[None], dtype=torch.long)
     arguments: dict[str, Any] = {
         "mm_token_type_ids": (tokens == vision.image_token_id).int(),
-        "image_grid_thw": torch.cat([p.inputs["image_grid_thw"] for p in pictures]),
+        "image_grid_thw": torch.cat(grids),
     }
     known = inspect.signature(rule).parameters
     found, _ = rule(tokens, **{name: v for name, v in arguments.items() if name in known})

@@ -11,10 +11,21 @@ from agentgym.actions import ActionSet
 from agentgym.chat import ContextConfig
 from agentgym.core import GenerationRequest, SamplingParams, TurnRequest
 from agentgym.errors import ConfigError
+from agentgym.images import encode_image
 from agentgym.models.tiny import tiny_model
+from agentgym.models.tiny_vlm import tiny_vlm
+from agentgym.models.vision import Vision
 from agentgym.policy import EnvPolicy, LanguagePolicy, oracle_policy, system_message
 from agentgym.rollout import RolloutConfig, collect
-from agentgym.types import Completion, FloatArray, IntArray, Observation, Source, Task
+from agentgym.types import (
+    Completion,
+    FloatArray,
+    Image,
+    IntArray,
+    Observation,
+    Source,
+    Task,
+)
 
 
 def click(element: str) -> None:
@@ -138,3 +149,25 @@ def test_a_noisy_expert_is_reproducible_and_no_expert() -> None:
     assert all(t.source is Source.SYNTHETIC for t in first)
     # half of the moves are chance: on the way it takes longer
     assert sum(map(len, played)) > 1.3 * sum(len(t.turns) for t in pure)
+
+
+def test_a_picture_that_cannot_be_shown_breaks_its_own_episode_alone() -> None:
+    _, processor = tiny_vlm()
+    vision = Vision(processor)
+    backend = Backend()
+    good = encode_image(np.zeros((20, 30, 3), np.uint8))
+    policies: list[Any] = [
+        LanguagePolicy(backend, vision.tokenizer, vision=vision),
+        oracle_policy(tokenizer=vision.tokenizer, vision=vision),
+    ]
+    for policy in policies:
+        requests = []
+        for image in (good, Image("ab", b"no picture"), good):
+            conversation = policy.conversation(World())
+            conversation.observe(seen("page"), image)
+            requests.append(TurnRequest(conversation, 1, "act()"))
+        outputs = policy.act(requests)
+        assert [o.completion.finish_reason for o in outputs] == ["stop", "error", "stop"]
+        assert "no PNG" in outputs[1].completion.error
+        assert [o.images for o in outputs] == [(good,), (), (good,)]
+    assert [request.images for request in backend.asked] == [(good,), (good,)]

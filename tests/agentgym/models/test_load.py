@@ -53,7 +53,7 @@ def test_a_vision_language_model_keeps_its_processor(name: str, tmp_path: Path) 
     image = encode_image(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     was, now = made.vision.read(image), loaded.vision.read(image)
     assert was.ids.tolist() == now.ids.tolist()
-    assert all(torch.equal(was.inputs[key], now.inputs[key]) for key in was.inputs)
+    assert all(torch.equal(value, now.inputs()[key]) for key, value in was.inputs().items())
     assert loaded.vision.chat_template == made.vision.chat_template
     rows = [tower(m.model, [was])[0].rows for m in (made, loaded)]
     assert torch.equal(rows[0], rows[1])

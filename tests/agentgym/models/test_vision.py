@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+import agentgym.models.vision as module
 from agentgym.chat import ChatFormat, chat_ids
 from agentgym.errors import ConfigError, ImageError
 from agentgym.images import decode_image, encode_image
@@ -129,17 +130,24 @@ def test_text_never_becomes_a_placeholder(pair: tuple[Any, Vision]) -> None:
 def test_a_picture_is_prepared_once(
     pair: tuple[Any, Vision], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vision = pair[1]
+    made = pair[1]
     calls: list[Image] = []
-    prepared = vision._prepared
+    processed = made._processed
 
     def counted(image: Image) -> Any:
         calls.append(image)
-        return prepared(image)
+        return processed(image)
 
-    monkeypatch.setattr(vision, "_prepared", counted)
-    assert vision.read(FIRST) is vision.read(Image(FIRST.sha256))
+    monkeypatch.setattr(made, "_processed", counted)
+    assert made.read(FIRST) is made.read(Image(FIRST.sha256))
+    first = made.read(FIRST).inputs()
     assert len(calls) == 1
+    # Pixels are kept within a budget, and made again when they are wanted again.
+    monkeypatch.setattr(module, "_BUDGET", 1)
+    made.read(SECOND)
+    again = made.read(FIRST).inputs()
+    assert len(calls) == 3
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_a_tokenizer_is_no_processor() -> None:
