@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from agentgym.errors import ConfigError
+from agentgym.errors import ConfigError, ImageError
 from agentgym.types import NO_TOKENS, Image, IntArray, Message, Observation
 
 
@@ -361,6 +361,18 @@ class Conversation:
         image = self._turns[index].image
         visible = image is not None and index >= self._hidden(len(self._turns))
         return (image,) if image is not None and visible else ()
+
+    def open_context(self) -> IntArray | None:
+        """(P,) the whole context of an answer that is not to come, since a limit ended the episode.
+
+        `None` without a tokenizer, if it exceeds the budget by itself, or with a picture that
+        cannot be read.
+        """
+        try:
+            context = self.prompt().context
+        except ImageError:
+            return None
+        return context if 0 < len(context) <= self.config.max_tokens else None
 
     def _rewritten(self, first: int) -> Prompt:
         """A fresh context from turn `first` on; older turns go as far as the budget asks."""

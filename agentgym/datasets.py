@@ -42,6 +42,7 @@ from agentgym.types import (
     NO_TOKENS,
     EndReason,
     Image,
+    IntArray,
     Observation,
     Source,
     Task,
@@ -331,6 +332,7 @@ class _Episode:
         self.turns: list[Turn] = []
         self.strayed: list[int] = []
         self.last: Observation | None = None
+        self.final_prompt_ids: IntArray | None = None
 
     def run(self, env: Env) -> EndReason:
         """Play to the end."""
@@ -353,6 +355,7 @@ class _Episode:
                 conversation.observe(observation)
                 output = policy.act([TurnRequest(conversation, 0, text)])[0]
                 if output.overflow:
+                    self.final_prompt_ids = conversation.open_context()
                     return EndReason.TOKEN_LIMIT
             before, key = observation, info.get("state_key")
             observation, reward, terminated, truncated, info = env.step(text)
@@ -363,6 +366,9 @@ class _Episode:
             if terminated:
                 return EndReason.SUCCESS if info.get("success") else EndReason.FAILURE
             if truncated:
+                if conversation is not None:
+                    conversation.observe(observation)
+                    self.final_prompt_ids = conversation.open_context()
                 return EndReason.TURN_LIMIT
 
     def trajectory(self, end: EndReason, error: str, broken: list[str]) -> Trajectory:
@@ -388,6 +394,7 @@ class _Episode:
             final_observation=final["text"] if final else "",
             final_error=final["error"] if final else "",
             final_image=_picture(final) if final else None,
+            final_prompt_ids=self.final_prompt_ids if final else None,
             error=error,
             metadata=metadata,
         )

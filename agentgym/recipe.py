@@ -10,6 +10,7 @@ from typing import Any, Literal
 from agentgym import config
 from agentgym.chat import ContextConfig
 from agentgym.core import SamplingParams
+from agentgym.diagnostics import AlarmsConfig
 from agentgym.errors import ConfigError, UnknownNameError
 from agentgym.rollout import RolloutConfig
 from agentgym.types import Task
@@ -102,6 +103,10 @@ class Recipe:
     """Config of the behaviour cloning on the demonstrations."""
     iterations: int = 1
     """Of the online method: collect, then update."""
+    dataset: str = ""
+    """Learn offline: a run's folder, or a trajectory store such as `agentgym data make` writes.
+    Nothing is collected then; every iteration is an update on all of its training episodes, the
+    demonstrations too."""
     episodes_per_task: int = 8
     """Episodes of each environment id in one iteration."""
     group_size: int = 1
@@ -113,6 +118,7 @@ class Recipe:
     """Sides of `agentgym compare`: by name, the keys in which each differs. A table, such as
     `train`, takes the place of the recipe's. ``choose = {"key" = [value, ...]}`` tunes an arm
     first, ``tuned_as = "name"`` takes another's choice."""
+    alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
     sinks: tuple[str, ...] = ("jsonl",)
     """Where metrics go: ``jsonl`` always, and ``tensorboard``, ``trackio`` or ``wandb``."""
     checkpoint_every_s: float = 60.0

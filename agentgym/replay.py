@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from agentgym.advantages import Array
 from agentgym.rows import as_rows
 from agentgym.types import EndReason, IntArray, Trajectory
 
@@ -25,9 +26,7 @@ class Transition:
     """(P',) all tokens before the next action; None if the episode terminated."""
 
 
-def transitions(
-    trajectory: Trajectory, score: Literal["outcome", "return"] = "return", penalty: float = 0.0
-) -> tuple[list[Transition], int]:
+def transitions(trajectory: Trajectory, rewards: Sequence[float] | Array) -> dict[int, Transition]:
     """The turns of an episode.
 
     If a limit cut the episode, its last turn leads to `Trajectory.final_prompt_ids`, so that it is
@@ -36,18 +35,17 @@ def transitions(
 
     Args:
         trajectory: the episode, scored.
-        score: "return" takes the environment's rewards, "outcome" the outcome at the last turn.
-        penalty: taken off for a turn whose action did not parse.
+        rewards: (N,) what each turn earns.
 
     Returns:
-        Transitions in order, and how many turns were left out.
+        Transitions by the index of their turn, in order.
     """
     rows = {
         int(row.turn_index[row.mask][0]): row
         for row in as_rows([trajectory], "per_turn", missing="skip")
     }
-    found = []
-    for index, turn in enumerate(trajectory.turns):
+    found = {}
+    for index in range(len(trajectory.turns)):
         last = index == len(trajectory.turns) - 1
         row, following = rows.get(index), rows.get(index + 1)
         after = None
@@ -58,17 +56,9 @@ def transitions(
         ended = last and trajectory.end in _TERMINAL
         if row is None or (after is None and not ended):
             continue
-        if score == "return":
-            reward = turn.reward
-        else:
-            reward = float(trajectory.outcome or 0.0) if last else 0.0
         start = int(np.flatnonzero(row.mask)[0])
-        found.append(
-            Transition(
-                row.ids[:start], row.ids[start:], reward - penalty * (not turn.parsed), after
-            )
-        )
-    return found, len(trajectory.turns) - len(found)
+        found[index] = Transition(row.ids[:start], row.ids[start:], float(rewards[index]), after)
+    return found
 
 
 class ReplayBuffer:

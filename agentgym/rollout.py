@@ -21,12 +21,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agentgym.chat import Conversation
 from agentgym.core import Policy, TurnOutput, TurnRequest
 from agentgym.errors import (
     AgentGymError,
     ConfigError,
-    ImageError,
     InferenceError,
     MissingDependencyError,
     UnknownNameError,
@@ -291,7 +289,7 @@ class _Attempt:
             )
             generate_s = time.perf_counter() - started
             if output.overflow:
-                self._cut(conversation)
+                self.final_prompt_ids = conversation.open_context()
                 return EndReason.TOKEN_LIMIT
             if output.completion.finish_reason in ("error", "abort"):
                 raise _Broken(EndReason.INFERENCE_ERROR, output.completion.error)
@@ -311,17 +309,8 @@ class _Attempt:
                 return _end(after, self.turns)
             if truncated:
                 conversation.observe(after.observation, after.image)
-                self._cut(conversation)
+                self.final_prompt_ids = conversation.open_context()
                 return EndReason.TURN_LIMIT
-
-    def _cut(self, conversation: Conversation) -> None:
-        """Keep the context that a limit left without an answer: its value may be bootstrapped."""
-        try:
-            context = conversation.prompt().context
-        except ImageError:  # without it the bootstrap is guessed
-            return
-        if self.turns and 0 < len(context) <= conversation.config.max_tokens:
-            self.final_prompt_ids = context
 
     def _reset(self, env: Env) -> Any:
         started = time.perf_counter()
@@ -372,7 +361,7 @@ class _Attempt:
             final_observation=last.observation["text"] if last and finished else "",
             final_error=last.observation["error"] if last and finished else "",
             final_image=last.image if last and finished else None,
-            final_prompt_ids=self.final_prompt_ids,
+            final_prompt_ids=self.final_prompt_ids if finished else None,
             error=error,
             metadata=metadata,
         )

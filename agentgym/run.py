@@ -7,6 +7,7 @@ begun again from its start (an update from its last checkpoint) with the same se
 written by then is taken back, so that a resumed run equals one that was never stopped.
 """
 
+import logging
 import os
 import platform
 import shutil
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import agentgym
-from agentgym import checkpoint, config, durable
+from agentgym import checkpoint, config, diagnostics, durable, metrics
 from agentgym.core import InferenceBackend, Policy, Trainer
-from agentgym.errors import ConfigError, TrainingError
+from agentgym.errors import ConfigError, StoreError, TrainingError
 from agentgym.evaluation import Evaluation, summarise
 from agentgym.machine import processor
 from agentgym.metrics import MetricsWriter
@@ -36,6 +37,8 @@ from agentgym.types import Task, Trajectory
 if TYPE_CHECKING:
     from agentgym.models.load import LoadedModel
 
+logger = logging.getLogger(__name__)
+
 RECIPE, SUMMARY, CHECKPOINTS, TRAJECTORIES, MODEL, NEW_MODEL = (
     "recipe.toml",
     "summary.json",
@@ -48,6 +51,10 @@ KEPT_EVERY_S = 1.0
 """Seconds of a rollout between two writes of its episodes."""
 READ_EPISODES = 256
 """Demonstrations at most, of each environment id, that a new model's tokens are learned from."""
+
+
+DATASET = "dataset"
+"""Source of the training phases of a run that learns offline."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,10 @@ def phases_of(recipe: Recipe) -> list[Phase]:
     first = len(phases) if recipe.model.name == "new" else 0
     phases.insert(first, Phase("eval-before", "evaluate"))
     for i in range(1, recipe.iterations + 1):
-        phases.append(Phase(f"iteration-{i}", "collect", iteration=i))
-        phases.append(Phase(f"update-{i}", "train", f"iteration-{i}", i))
+        if not recipe.dataset:
+            phases.append(Phase(f"iteration-{i}", "collect", iteration=i))
+        source = DATASET if recipe.dataset else f"iteration-{i}"
+        phases.append(Phase(f"update-{i}", "train", source, i))
         every = recipe.evaluation.every
         if every and i % every == 0 and i < recipe.iterations:
             phases.append(Phase(f"eval-{i}", "evaluate", iteration=i))
@@ -98,6 +107,8 @@ class Run:
         """True if the last checkpoint was taken inside an update."""
         self._trainer: Trainer | None = None
         self._warming = False
+        self._history: list[dict[str, Any]] = []
+        """The metrics of phases so far; steps are left out."""
         self._loaded: LoadedModel | None = None
         self._sampler: tuple[Any, InferenceBackend] | None = None
 
@@ -117,6 +128,8 @@ class Run:
         for warming in (True, False):
             _settings(recipe, warming)
         check_ids(recipe.tasks.env_ids)
+        if recipe.dataset:
+            open_dataset(recipe).close()
         folder.mkdir(parents=True, exist_ok=True)
         durable.write_bytes(folder / RECIPE, config.dump(recipe).encode())
         return cls(recipe, folder, progress)
@@ -188,6 +201,7 @@ class Run:
             ) as self._metrics,
         ):
             self._store.truncate(self._kept["trajectories"])
+            self._history = [r for r in metrics.read(self.folder) if "seconds" in r]
             try:
                 while not self.finished and not self._passed(until):
                     self._do(self.phases[self.phase])
@@ -213,6 +227,26 @@ class Run:
         took = time.monotonic() - started
         self.elapsed[phase.name] = self.elapsed.get(phase.name, 0.0) + took
         self._log(phase, {**row, "seconds": took})
+        self._watch(phase, row)
+
+    def _watch(self, phase: Phase, row: Mapping[str, Any]) -> None:
+        """Sound the alarms that a phase gives, and stop where nothing can be learned.
+
+        Raises:
+            TrainingError: so many updates in a row found nothing to learn from.
+        """
+        config = self.recipe.alarms
+        self._history.append({"phase": phase.name, "iteration": phase.iteration, **row})
+        for alarm in diagnostics.alarms(self._history, config):
+            logger.warning("%s: alarm %s: %s", phase.name, alarm.rule, alarm.message)
+        idle = diagnostics.nothing_learned(self._history)
+        if config.stop_after and idle >= config.stop_after:
+            raise TrainingError(
+                f"{idle} updates in a row found nothing to learn from (no episodes with an "
+                "outcome, all groups with equal scores, or nothing that passes the filter); make "
+                "the tasks easier or harder, raise group_size or demonstrations, or set "
+                "alarms.stop_after in the run's recipe.toml higher and go on with --resume"
+            )
 
     def _gather(self, phase: Phase) -> dict[str, float]:
         recipe = self.recipe
@@ -268,7 +302,7 @@ class Run:
             keeper.flush()
             return collected
 
-    def _train(self, phase: Phase) -> dict[str, float]:
+    def _train(self, phase: Phase) -> dict[str, Any]:
         trainer = self._trainer_for(phase)
         if not self._inside:
             trainer.start(self._lessons(phase))
@@ -285,14 +319,24 @@ class Run:
                     self._checkpoint()
                     saved = time.monotonic()
         self.version += 1
-        return {f"update_{name}": value for name, value in trainer.metrics().items()}
+        row: dict[str, Any] = {f"update_{n}": value for n, value in trainer.metrics().items()}
+        if hasattr(trainer, "tables"):
+            row["tables"] = trainer.tables()
+        return row
 
     def _lessons(self, phase: Phase) -> list[Trajectory]:
-        """What a training phase is given; the online method sees the demonstrations once."""
-        sources = {phase.source, *(("demonstrations",) if phase.iteration == 1 else ())}
-        lessons = [t for t in self._store if t.metadata.get("phase") in sources]
+        """What a training phase is given; an online method sees the demonstrations once."""
+        offline = phase.source == DATASET
+        again = ("demonstrations",) if phase.iteration == 1 or offline else ()
+        sources = {phase.source, *again}
+        found = [(self._store, t) for t in self._store if t.metadata.get("phase") in sources]
+        if offline:
+            with open_dataset(self.recipe) as given:
+                found += [(given, t) for t in given if t.task.split == "train"]
         if self._load().vision is not None:
-            lessons = [self._store.with_pictures(t) for t in lessons]
+            lessons = [store.with_pictures(t) for store, t in found]
+        else:
+            lessons = [t for _, t in found]
         return sorted(lessons, key=lambda t: t.id)  # the store's order is that of their ends
 
     # -- parts --------------------------------------------------------------------------------
@@ -411,7 +455,7 @@ class Run:
 
     # -- state --------------------------------------------------------------------------------
 
-    def _log(self, phase: Phase, row: Mapping[str, float]) -> None:
+    def _log(self, phase: Phase, row: Mapping[str, Any]) -> None:
         self._metrics.write({"phase": phase.name, "iteration": phase.iteration, **row})
 
     def _checkpoint(self) -> None:
@@ -457,6 +501,23 @@ class Run:
             "machine": f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}",
             "version": agentgym.__version__,
         }
+
+
+def open_dataset(recipe: Recipe) -> TrajectoryStore:
+    """The store that a recipe's `dataset` means, for reading.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = Path(recipe.dataset)
+    inside = folder / TRAJECTORIES
+    try:
+        return TrajectoryStore(inside if inside.is_dir() else folder, read_only=True)
+    except StoreError as error:
+        raise ConfigError(
+            f"dataset {recipe.dataset!r} is neither a run's folder nor a trajectory store "
+            f"({error}); make one with agentgym data make, or name the folder of a run"
+        ) from error
 
 
 def _settings(recipe: Recipe, warming: bool) -> tuple[Any, Any]:
@@ -526,6 +587,7 @@ def _numbers(evaluation: Evaluation, trajectories: Sequence[Trajectory]) -> dict
         "unparsed_share": sum(not t.parsed for t in turns) / max(1, len(turns)),
         "failed_share": sum(t.parsed and bool(t.action_error) for t in turns) / max(1, len(turns)),
         "action_tokens": float(sampled),
+        **diagnostics.repetition(trajectories),
         **({"entropy": sum(entropies) / len(entropies)} if entropies else {}),
     }
 

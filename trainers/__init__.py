@@ -8,6 +8,10 @@ _TRAINERS = {
         "archer:ArcherTrainer",
         "online, off-policy: critic of turns, policy gradients on tokens",
     ),
+    "archer_offline": (
+        "archer_offline:OfflineArcherTrainer",
+        "offline: IQL critic of turns, weighted cloning or policy gradients",
+    ),
     "behaviour_cloning": (
         "behaviour_cloning:BehaviourCloningTrainer",
         "likelihood of the actions that were given",

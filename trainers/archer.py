@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from agentgym import seeding
+from agentgym.advantages import explained_variance, returns_to_go
 from agentgym.core import GenerationRequest, InferenceBackend, SamplingParams
+from agentgym.diagnostics import calibration, calibration_error
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.inference.hf import HFBackend
 from agentgym.losses import Reduction
@@ -138,22 +140,52 @@ class ArcherTrainer(ActorCriticTrainer):
         """Put this iteration's episodes into the buffer. Changes no weight."""
         scored, counts = self._scored(trajectories)
         self._check_pictures(scored)
-        dropped = added = 0
-        for trajectory in scored:
-            found, left_out = transitions(
-                trajectory, self.config.score, self.config.invalid_penalty
-            )
-            self.replay.add(found)
-            added, dropped = added + len(found), dropped + left_out
+        found = [transitions(t, self.rewards_of(t)) for t in scored]
+        added = sum(map(len, found))
+        for by_turn in found:
+            self.replay.add(list(by_turn.values()))
         counts |= {
             "trained_trajectories": len(scored) if added else 0,
-            "dropped_turns": dropped,
+            "dropped_turns": sum(len(t.turns) for t in scored) - added,
             "buffer": len(self.replay),
         }
         self._columns, self._sums, self._aims, self._seen = {}, {}, {}, {}
+        self._told = self._foretold(scored, found)
+        if self._told:
+            said, came = self._told["v_predicted"], self._told["v_realised"]
+            counts |= {
+                "explained_variance": explained_variance(said, came) if np.ptp(came) else 0.0,
+                "v_calibration_error": calibration_error(calibration(said, came)),
+                "q_calibration_error": calibration_error(
+                    calibration(self._told["q_predicted"], came)
+                ),
+            }
         self._begin([], counts)
         if not added:  # nothing new: the buffer alone would only be fitted further
             self._plan = []
+
+    @torch.no_grad()
+    def _foretold(
+        self, scored: Sequence[Trajectory], found: Sequence[Mapping[int, Transition]]
+    ) -> dict[str, FloatArray]:
+        """What the critic says of new episodes that ended by themselves, and what came."""
+        turns: list[Transition] = []
+        came: list[float] = []
+        for trajectory, by_turn in zip(scored, found, strict=True):
+            if not trajectory.truncated:
+                returns = returns_to_go(self.rewards_of(trajectory), self.config.discount)
+                turns += by_turn.values()
+                came += [float(returns[index]) for index in by_turn]
+        if not turns:
+            return {}
+        said = self._features(self.critic, [t.state for t in turns], [t.action for t in turns])
+        realised = np.array(came, np.float32)
+        return {
+            "v_predicted": self.critic.v(said[0]).mean(0).cpu().numpy(),
+            "v_realised": realised,
+            "q_predicted": self.critic.q(*said).mean(0).cpu().numpy(),
+            "q_realised": realised,
+        }
 
     def _make_plan(self) -> list[tuple[int, ...]]:
         """Critic steps without rows, then actor steps on rows that are made when they come."""
@@ -322,9 +354,15 @@ class ArcherTrainer(ActorCriticTrainer):
         if len(there):
             self._sum("advantage", torch.tensor(advantages.sum()), len(there))
             self._sum("advantage_size", torch.tensor(np.abs(advantages).sum()), len(there))
+        self._remember(advantages)
         if self.config.whiten_advantages and len(there) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
         self._take([(self.replay[i].state, action) for i, action, _ in there], advantages)
+
+    def _remember(self, advantages: FloatArray) -> None:
+        """Keep the advantages of an actor step for `tables`."""
+        before = self._told.get("advantages", np.zeros(0, np.float32))
+        self._told["advantages"] = np.concatenate([before, advantages.astype(np.float32)])
 
     def _take(self, texts: Sequence[tuple[IntArray, IntArray]], weights: FloatArray) -> None:
         """Make rows of states and actions, each with its weight in the gradient."""

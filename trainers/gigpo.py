@@ -60,7 +60,7 @@ class GiGPOTrainer(PolicyGradientTrainer):
         """The episode's advantage plus omega times the turn's."""
         config = self.config
         turns = anchored_advantages(
-            [self._rewards(t) for t in trajectories],
+            [self.rewards_of(t) for t in trajectories],
             [t.group_id or t.task.id for t in trajectories],
             [
                 [turn.state_key if config.anchors == "states" else None for turn in t.turns]
@@ -75,17 +75,6 @@ class GiGPOTrainer(PolicyGradientTrainer):
             else self._over_turns(trajectories)
         )
         return [e + config.omega * t for e, t in zip(episodes, turns, strict=True)]
-
-    def _rewards(self, trajectory: Trajectory) -> Array:
-        """(N,) what turns earn: the environment's rewards, or the outcome at the end."""
-        if self.config.score == "return":
-            rewards = np.array([turn.reward for turn in trajectory.turns], np.float64)
-        else:
-            rewards = np.zeros(len(trajectory.turns))
-            rewards[-1] = float(trajectory.outcome or 0.0)
-        return rewards - self.config.invalid_penalty * np.array(
-            [not turn.parsed for turn in trajectory.turns]
-        )
 
     def _over_turns(self, trajectories: Sequence[Trajectory]) -> list[Array]:
         """Episode scores, each as often as it has turns, compared inside their group."""

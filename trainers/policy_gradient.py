@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agentgym.advantages import Array, Baseline, Scale, group_advantages
+from agentgym.diagnostics import calibration, histogram
 from agentgym.errors import ConfigError
 from agentgym.losses import (
     Divergence,
@@ -103,6 +104,8 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
     name = "policy_gradient"
     config_class: ClassVar[type[PolicyGradientConfig]] = PolicyGradientConfig
     config: PolicyGradientConfig
+    sources: ClassVar[frozenset[Source]] = frozenset({Source.POLICY})
+    """Whose episodes count; the others are passed over."""
 
     def __init__(
         self, model: Any, tokenizer: Any, config: PolicyGradientConfig | None = None
@@ -111,6 +114,8 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         self._columns: dict[str, list[FloatArray]] = {}
         """By name, for each row (L,): what the loss needs of every token beside the row's own."""
         self._sums: dict[str, float] = {}
+        self._told: dict[str, FloatArray] = {}
+        """By name, what `tables` are made of."""
         self._first: dict[str, Tensor] | None = None
         if self.config.kl_coefficient:
             self._first = {name: w.clone() for name, w in self.optimiser.weights().items()}
@@ -143,6 +148,19 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
             worth = float(trajectory.outcome)
         return worth - self.config.invalid_penalty * sum(not t.parsed for t in trajectory.turns)
 
+    def rewards_of(self, trajectory: Trajectory) -> Array:
+        """(N,) what each turn earns: the environment's rewards, or the outcome at the last turn.
+
+        Penalties for actions that did not parse are taken off.
+        """
+        turns = trajectory.turns
+        if self.config.score == "return":
+            rewards = np.array([turn.reward for turn in turns], np.float64)
+        else:
+            rewards = np.zeros(len(turns))
+            rewards[-1] = float(trajectory.outcome or 0.0)
+        return rewards - self.config.invalid_penalty * np.array([not t.parsed for t in turns])
+
     def compared(self, scores: Sequence[float], trajectories: Sequence[Trajectory]) -> Array:
         """Scores against their groups, as the config says."""
         config = self.config
@@ -164,6 +182,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         columns = [_spread(row, by_turn[row.trajectory]) for row in rows]
         flat = np.concatenate(by_turn) if by_turn else np.zeros(1)
         counts |= {"advantage_mean": float(flat.mean()), "advantage_std": float(flat.std())}
+        self._told = {"advantages": flat.astype(np.float32)} if by_turn else {}
         if self.config.drop_below:
             kept = [
                 _without_small(*each, self.config.drop_below)
@@ -184,7 +203,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         self, trajectories: Sequence[Trajectory]
     ) -> tuple[list[Trajectory], dict[str, float]]:
         """The policy's own episodes with an outcome, and how many went where."""
-        own = [t for t in trajectories if t.source is Source.POLICY and t.turns]
+        own = [t for t in trajectories if t.source in self.sources and t.turns]
         scored = [t for t in own if t.outcome is not None]
         return scored, self._counts(scored) | {
             "trajectories": len(trajectories),
@@ -198,11 +217,13 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         for trajectory in scored:
             name = trajectory.group_id or trajectory.task.id
             groups.setdefault(name, []).append(self.score_of(trajectory))
-        dead = sum(len(set(scores)) == 1 for scores in groups.values())
+        compared = [scores for scores in groups.values() if len(scores) > 1]
+        dead = sum(len(set(scores)) == 1 for scores in compared)
         turns = [turn for t in scored for turn in t.turns]
         return {
-            "groups": len(groups),
-            "dead_group_share": dead / len(groups) if groups else 0.0,
+            "groups": len(compared),
+            "single_groups": len(groups) - len(compared),
+            "dead_group_share": dead / len(compared) if compared else 0.0,
             "turns": len(turns),
             "invalid_share": sum(not t.parsed for t in turns) / len(turns) if turns else 0.0,
             "score": float(np.mean([self.score_of(t) for t in scored])) if scored else 0.0,
@@ -312,6 +333,22 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         }
         return {**super().metrics(), **means}
 
+    def tables(self) -> dict[str, Any]:
+        """Of the update so far, as JSON: a histogram of advantages, and how a critic is calibrated.
+
+        Returns:
+            ``advantages`` (`diagnostics.histogram`, of turns), and with a critic ``v_calibration``
+            and ``q_calibration`` (`diagnostics.calibration`).
+        """
+        found: dict[str, Any] = {}
+        for name, values in self._told.items():
+            if name.endswith("_predicted"):
+                kind = name.removesuffix("_predicted")
+                found[f"{kind}_calibration"] = calibration(values, self._told[f"{kind}_realised"])
+            elif not name.endswith("_realised"):
+                found[name] = histogram(values)
+        return found
+
     # -- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -325,6 +362,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
                 if column
             },
             "sums": dict(self._sums),
+            "values": dict(self._told),
             "first": self._first,
         }
 
@@ -337,6 +375,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
             for name, flat in state["columns"].items()
         }
         self._sums = {name: float(value) for name, value in state["sums"].items()}
+        self._told = {n: np.asarray(v, np.float32) for n, v in state["values"].items()}
         if self._first is not None:
             first = state["first"] or self._first
             self._first = {name: first[name].to(w.device) for name, w in self._first.items()}

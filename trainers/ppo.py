@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentgym.advantages import explained_variance, gae, whiten
+from agentgym.advantages import explained_variance, gae, returns_to_go, whiten
+from agentgym.diagnostics import calibration_error
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.losses import clipped_value_loss
 from agentgym.models.heads import ValueCritic
@@ -84,6 +85,7 @@ class PPOTrainer(ActorCriticTrainer):
         scored, counts = self._scored(trajectories)
         rows = self._as_rows(scored)
         counts["trained_trajectories"] = len({row.trajectory for row in rows})
+        self._told = {}
         self._columns = self._valued(rows, scored)
         if rows:
             old, targets = (_units(self._columns[name]) for name in (VALUE, TARGET))
@@ -91,6 +93,7 @@ class PPOTrainer(ActorCriticTrainer):
                 "value": float(old.mean()),
                 "return": float(targets.mean()),
                 "explained_variance": explained_variance(old, targets) if np.ptp(targets) else 0.0,
+                "v_calibration_error": calibration_error(self.tables().get("v_calibration", [])),
                 "guessed_bootstraps": sum(
                     t.truncated and t.final_prompt_ids is None for t in scored
                 ),
@@ -111,19 +114,28 @@ class PPOTrainer(ActorCriticTrainer):
         firsts = [self._firsts(row) for row in rows]
         advantages = [np.zeros(len(f)) for f in firsts]
         targets = [np.zeros(len(f)) for f in firsts]
+        foretold: list[tuple[Any, Any]] = []
         for number, trajectory in enumerate(scored):
             mine = [i for i, row in enumerate(rows) if row.trajectory == number]
             if not mine:
                 continue
-            rewards = np.concatenate([self._rewards(rows[i], firsts[i], trajectory) for i in mine])
+            by_turn = self.rewards_of(trajectory)
+            rewards = np.concatenate([self._earned(rows[i], firsts[i], by_turn) for i in mine])
             known = np.concatenate([values[i] for i in mine])
             bootstrap = after.get(number, float(known[-1])) if trajectory.truncated else 0.0
             found = gae(rewards, known, self.config.discount, self.config.trace, bootstrap)
+            if not trajectory.truncated:
+                foretold.append((known, returns_to_go(rewards, self.config.discount)))
             ends = np.cumsum([len(firsts[i]) for i in mine])[:-1]
             for i, own, goal in zip(
                 mine, np.split(found, ends), np.split(found + known, ends), strict=True
             ):
                 advantages[i], targets[i] = own, goal
+        if foretold:
+            for place, name in enumerate(("v_predicted", "v_realised")):
+                parts = [pair[place] for pair in foretold]
+                self._told[name] = np.concatenate(parts).astype(np.float32)
+        self._told["advantages"] = np.concatenate(advantages).astype(np.float32)
         if self.config.whiten_advantages:
             flat = whiten(np.concatenate(advantages))
             advantages = np.split(flat, np.cumsum([len(a) for a in advantages])[:-1])
@@ -142,22 +154,13 @@ class PPOTrainer(ActorCriticTrainer):
         firsts: np.ndarray[Any, Any] = places[np.diff(turns, prepend=-1) != 0]
         return firsts
 
-    def _rewards(
-        self, row: Row, firsts: np.ndarray[Any, Any], trajectory: Trajectory
+    def _earned(
+        self, row: Row, firsts: np.ndarray[Any, Any], rewards: np.ndarray[Any, Any]
     ) -> np.ndarray[Any, Any]:
         """(K,) what each unit of a row earned; a turn's reward goes to its last unit."""
         turns = row.turn_index[firsts]
         last_unit = np.append(np.diff(turns) != 0, True)
-        earned = np.zeros(len(firsts))
-        for place in np.flatnonzero(last_unit):
-            index = int(turns[place])
-            turn = trajectory.turns[index]
-            if self.config.score == "return":
-                earned[place] = turn.reward
-            elif index == len(trajectory.turns) - 1:
-                earned[place] = float(trajectory.outcome or 0.0)
-            earned[place] -= self.config.invalid_penalty * (not turn.parsed)
-        return earned
+        return np.where(last_unit, rewards[turns], 0.0)
 
     def _values(self, rows: Sequence[Row]) -> list[Tensor]:
         """(K,) for each row: the critic's value before each unit."""

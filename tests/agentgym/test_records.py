@@ -151,6 +151,13 @@ def test_episodes_of_the_first_schema_are_read_as_having_no_pictures_in_their_pr
         from_table(table.set_column(table.schema.get_field_index("turns"), "turns", column))
 
 
+def test_stores_older_than_a_column_are_read_by_its_default() -> None:
+    older = to_table([FULL]).drop_columns(["final_prompt_ids"])
+    (found,) = from_table(older)
+    assert found.final_prompt_ids is None
+    assert same(dataclasses.replace(found, final_prompt_ids=FULL.final_prompt_ids), FULL)
+
+
 def test_derived_columns_are_for_people() -> None:
     table = to_table([FULL, EMPTY])
     assert table["reward"].to_pylist() == [-0.1, 0.0]

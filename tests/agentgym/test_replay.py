@@ -37,9 +37,12 @@ def shown(found: list[Transition]) -> list[tuple[list[int], list[int], float, li
     ]
 
 
+def earned(episode: Trajectory) -> list[Transition]:
+    return list(transitions(episode, [turn.reward for turn in episode.turns]).values())
+
+
 def test_turns_become_transitions_between_whole_contexts(episode: Trajectory) -> None:
-    found, dropped = transitions(episode)
-    assert dropped == 0
+    found = earned(episode)
     assert shown(found) == [
         ([1, 2], [3], -1.0, [1, 2, 3, 4]),
         ([1, 2, 3, 4], [5, 6], -1.0, [7, 8]),  # the third turn's context was rewritten
@@ -47,42 +50,35 @@ def test_turns_become_transitions_between_whole_contexts(episode: Trajectory) ->
     ]
 
 
-def test_the_outcome_as_the_last_reward_and_penalties(episode: Trajectory) -> None:
-    found, _ = transitions(episode, "outcome", penalty=0.5)
-    assert [t.reward for t in found] == [0.0, -0.5, 1.0]
-
-
 @pytest.mark.parametrize("end", [EndReason.TURN_LIMIT, EndReason.TOKEN_LIMIT])
 def test_a_cut_episode_goes_on_to_where_it_led(episode: Trajectory, end: EndReason) -> None:
     """Or loses its last turn, where that is not on record."""
-    found, dropped = transitions(dataclasses.replace(episode, end=end))
-    assert dropped == 1
+    found = earned(dataclasses.replace(episode, end=end))
     assert [t.next_state is None for t in found] == [False, False]
     known = dataclasses.replace(episode, end=end, final_prompt_ids=ids(7, 8, 9, 10))
-    found, dropped = transitions(known)
-    assert dropped == 0
+    found = earned(known)
+    assert len(found) == 3
     assert shown(found)[-1] == ([7, 8], [9], 4.0, [7, 8, 9, 10])
 
 
 def test_what_a_judge_scored_has_ended(episode: Trajectory) -> None:
     judged = dataclasses.replace(episode, end=EndReason.UNJUDGED, outcome=0.5)
-    found, dropped = transitions(judged, "outcome")
-    assert dropped == 0
-    assert shown(found)[-1] == ([7, 8], [9], 0.5, None)
+    assert shown(earned(judged))[-1] == ([7, 8], [9], 4.0, None)
 
 
 def test_turns_without_tokens_are_left_out(episode: Trajectory) -> None:
     turns = (episode.turns[0], dataclasses.replace(episode.turns[1], action_ids=None))
-    found, dropped = transitions(dataclasses.replace(episode, turns=(*turns, episode.turns[2])))
-    assert dropped == 2  # the second, and the first, whose next state is not known
-    assert shown(found) == [([7, 8], [9], 4.0, None)]
+    silent = dataclasses.replace(episode, turns=(*turns, episode.turns[2]))
+    found = transitions(silent, [0.0, 0.0, 4.0])
+    assert list(found) == [2]  # not the second, nor the first, whose next state is not known
+    assert shown(list(found.values())) == [([7, 8], [9], 4.0, None)]
 
 
 def test_the_buffer_forgets_the_oldest_and_survives_a_checkpoint(
     episode: Trajectory, tmp_path: Path
 ) -> None:
     buffer = ReplayBuffer(4)
-    found, _ = transitions(episode)
+    found = earned(episode)
     buffer.add(found)
     buffer.add(found)
     assert len(buffer) == 4

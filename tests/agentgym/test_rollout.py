@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from agentgym.actions import ActionSet
-from agentgym.chat import Conversation
+from agentgym.chat import ContextConfig, Conversation
 from agentgym.core import AgentEnv, TurnOutput, TurnRequest
 from agentgym.errors import ConfigError, EnvFailureError, InferenceError, UnknownNameError
-from agentgym.policy import random_policy
+from agentgym.models.tiny import tiny_model
+from agentgym.policy import EnvPolicy, random_policy
 from agentgym.rollout import RolloutConfig, collect
 from agentgym.spaces import ActionText, observation_space
 from agentgym.types import NO_TOKENS, Completion, EndReason, Observation, Source, Task, Trajectory
@@ -334,3 +335,36 @@ def test_images_are_kept_by_content() -> None:
 def test_bad_limits_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         RolloutConfig(**wrong)
+
+
+def test_a_cut_episode_keeps_the_context_that_was_next() -> None:
+    """By a limit on turns or tokens; an episode that ended by itself has none."""
+    _, tokenizer = tiny_model(0)
+
+    def adder(amount: int, reserve: int = 0) -> Any:
+        return EnvPolicy(
+            lambda env: f"add({amount})",
+            Source.SYNTHETIC,
+            tokenizer=tokenizer,
+            context=ContextConfig(max_tokens=500, instructions="Go."),
+            reserve=reserve,
+        )
+
+    (ended,) = run(adder(3))
+    assert (ended.end, ended.final_prompt_ids) == (EndReason.SUCCESS, None)
+    (cut,) = run(adder(0), max_turns=2)
+    assert cut.end is EndReason.TURN_LIMIT
+    assert cut.truncated
+    assert cut.final_prompt_ids is not None
+    seen = [
+        np.concatenate([t.prompt_ids, t.action_ids]) for t in cut.turns if t.action_ids is not None
+    ]
+    before = np.concatenate(seen)
+    assert cut.final_prompt_ids[: len(before)].tolist() == before.tolist(), "token for token"
+    rest = tokenizer.decode(cut.final_prompt_ids[len(before) :])
+    assert rest == "\n<|im_start|>user\ncount 0<|im_end|>\n<|im_start|>assistant\n"
+    for reserve, known in ((150, True), (0, False)):  # room for the context alone, or not even that
+        (full,) = run(adder(0, reserve))
+        assert full.end is EndReason.TOKEN_LIMIT
+        assert full.truncated
+        assert (full.final_prompt_ids is not None) == known

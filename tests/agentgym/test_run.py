@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agentgym import config, metrics
-from agentgym.errors import ConfigError
+from agentgym.errors import ConfigError, TrainingError
 from agentgym.progress import Progress
 from agentgym.recipe import Recipe, before_online
 from agentgym.run import Run, load_run_model, phases_of
@@ -304,3 +304,65 @@ def test_a_branch_goes_on_as_if_it_had_done_all_itself(tmp_path: Path) -> None:
     )
     assert branched == alone
     assert not (tmp_path / "branch.partial").exists()
+
+
+def test_a_run_learns_offline_from_a_store(tmp_path: Path) -> None:
+    """The training episodes of another run, in every iteration anew; nothing is collected."""
+    first = recipe(trainer="rloo", iterations=1, train={}, checkpoint_every_s=60.0)
+    with Progress() as progress:
+        Run.start(first, tmp_path / "first", progress).execute()
+    offline = recipe(
+        demonstrations=0,
+        trainer="archer_offline",
+        iterations=2,
+        dataset=str(tmp_path / "first"),
+        train={"critic_steps": 2, "critic_batch": 4, "actor_steps": 1, "batch_size": 4},
+    )
+    names = [phase.name for phase in phases_of(offline)]
+    assert names == ["eval-before", "update-1", "update-2", "eval-after"]
+    with Progress() as progress:
+        Run.start(offline, tmp_path / "second", progress).execute()
+    with TrajectoryStore(tmp_path / "first" / "trajectories", read_only=True) as store:
+        given = sum(t.task.split == "train" for t in store)
+    with TrajectoryStore(tmp_path / "second" / "trajectories", read_only=True) as store:
+        assert {t.metadata["phase"] for t in store} == {"eval-before", "eval-after"}
+    rows = metrics.read(tmp_path / "second")
+    counts = [row["update_buffer"] for row in rows if "update_buffer" in row]
+    assert counts == [given, given], (
+        "episodes of one turn each; those of evaluations are no lessons"
+    )
+
+
+def test_a_dataset_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    plan = recipe(dataset=str(tmp_path / "nothing"))
+    with (
+        Progress() as progress,
+        pytest.raises(ConfigError, match="neither a run's folder nor a trajectory store"),
+    ):
+        Run.start(plan, tmp_path / "run", progress)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_cannot_learn_stops_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Groups of one teach RLOO nothing: three idle updates end the run, and again if resumed."""
+    plan = recipe(
+        trainer="rloo", train={}, iterations=6, alarms={"stop_after": 3}, checkpoint_every_s=60.0
+    )
+    with (
+        Progress() as progress,
+        pytest.raises(TrainingError, match="3 updates in a row found nothing"),
+    ):
+        Run.start(plan, tmp_path, progress).execute()
+    assert caplog.text.count("alarm nothing_to_learn") == 3
+    rows = metrics.read(tmp_path)
+    assert [row["phase"] for row in rows if row.get("update_steps") == 0] == [
+        "update-1",
+        "update-2",
+        "update-3",
+    ]
+    assert all("repeated_action_share" in row for row in rows if row["phase"] == "iteration-1")
+    with Progress() as progress, pytest.raises(TrainingError, match="3 updates in a row"):
+        Run.resume(tmp_path, progress).execute()
+    assert len(metrics.read(tmp_path)) == len(rows), "what the update wrote was taken back first"

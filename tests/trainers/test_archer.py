@@ -1,17 +1,19 @@
 """ArCHer: the critic's targets by hand, and a policy that follows it."""
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from agentgym.core import SamplingParams
 from agentgym.errors import ConfigError
 from agentgym.models.tiny import tiny_model
 from agentgym.replay import Transition
 from agentgym.trainers.archer import ArcherConfig, ArcherTrainer
-from agentgym.types import EndReason, Source, Task, Trajectory, Turn
+from agentgym.types import Completion, EndReason, Source, Task, Trajectory, Turn
 
 QUICK: dict[str, Any] = {
     "learning_rate": 3e-3,
@@ -171,3 +173,81 @@ def test_settings_are_checked() -> None:
     ):
         with pytest.raises(ConfigError):
             ArcherConfig(**settings)
+
+
+class Counting:
+    """A backend that counts what it is asked; states that begin with 9 have no answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def generate(self, requests: Any) -> list[Completion]:
+        self.asked += requests
+        return [
+            Completion("", None, error="no room")
+            if r.prompt_ids[0] == 9
+            else Completion("x", ids(50, 2))
+            for r in requests
+        ]
+
+
+def test_every_transition_has_one_fresh_action_an_update() -> None:
+    trainer, backend = make(critic_steps=20, actor_steps=2), Counting()
+    sampling = SamplingParams(temperature=0.3, top_p=0.9, max_tokens=7, stop=("\n",))
+    trainer.act_with(lambda: backend, sampling)  # type: ignore[arg-type, return-value]
+    trainer.update(lessons(2))
+    assert len(trainer.replay) == 4
+    assert len(backend.asked) == 4 + 2 * 8, "not 20 steps of 8; the actor acts anew in each step"
+    assert len({r.seed for r in backend.asked}) == len(backend.asked)
+    for request in backend.asked:  # as the run samples, but from the policy's own distribution
+        assert request.sampling == SamplingParams(max_tokens=2, stop=("\n",))
+    assert replace(trainer.config, max_action_tokens=0).max_action_tokens == 0
+
+
+def test_states_without_an_answer_teach_q_alone_and_are_counted() -> None:
+    stuck = lessons(2, turns=(Turn("s", ids(9, 4), False, ids(40, 2), "a", reward=1.0),))
+    trainer, backend = make(critic_steps=2), Counting()
+    trainer.act_with(lambda: backend, SamplingParams())  # type: ignore[arg-type, return-value]
+    heads = [p.detach().clone() for p in trainer.critic.v_heads.parameters()]
+    metrics = trainer.update(stuck)
+    assert metrics["unanswered"] == 2 + 8, "two transitions, and eight of an actor step"
+    assert metrics["q"] != 0
+    now = trainer.critic.v_heads.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(heads, now, strict=True)), "no aim, no gradient"
+    assert metrics["steps"] == 0, "an actor step without actions changes nothing"
+
+
+def test_a_baseline_of_tokens_takes_the_mean_off() -> None:
+    """With a critic that says 3 everywhere the baseline comes to say 3, and nothing is left."""
+    trainer = make(token_baseline=True, critic_steps=1, actor_steps=60, learning_rate=1e-7)
+    trainer.__dict__["_advantages"] = lambda states, actions: [3.0] * len(states)
+    trainer.start(lessons())
+    first = trainer.baseline
+    assert first is not None
+    while not trainer.done:
+        trainer.step()
+    metrics = trainer.metrics()
+    assert metrics["baseline_steps"] == 60
+    assert metrics["advantage"] == pytest.approx(3.0), "the turn's advantage is reported"
+    assert metrics["baseline_loss"] < 0.6 * 9.0
+    trainer.start(lessons())
+    trainer.step()
+    trainer._make_rows()
+    with torch.no_grad():
+        states = trainer._read(first, [trainer._rows[0].ids], [[2]])
+        found = first(states[0])
+    assert float(found) == pytest.approx(3.0, abs=0.7)
+
+
+def test_kl_pulls_back_to_the_beginning() -> None:
+    """With no advantage at all the divergence is all that moves the policy."""
+    moved = make(kl_coefficient=5.0, critic_steps=1, actor_steps=10, max_action_tokens=1)
+    moved.__dict__["_advantages"] = lambda states, actions: [0.0] * len(states)
+    with torch.no_grad():
+        for weight in moved.model.parameters():
+            weight.add_(
+                0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+            )
+    trained = moved.update(lessons())
+    assert trained["reference_kl"] > 0
+    assert moved.update(lessons())["reference_kl"] < trained["reference_kl"]

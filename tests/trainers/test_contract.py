@@ -31,6 +31,7 @@ OWN: dict[str, dict[str, Any]] = {
     "archer": {"critic_steps": 4, "actor_steps": 2, "critic_learning_rate": 1e-3}
     | {"critic_batch": 8, "max_action_tokens": 4, "score": "outcome"},
 }
+OWN["archer_offline"] = OWN["archer"]
 
 
 def make(name: str, **settings: Any) -> Trainer:
@@ -88,7 +89,10 @@ def test_the_registry_is_filled() -> None:
 
 
 def test_the_loss_falls_on_a_fixed_batch(name: str, lessons: Any) -> None:
-    if name == "archer":  # its loss is a moving target's: over several updates the critic fits
+    if name in (
+        "archer",
+        "archer_offline",
+    ):  # its loss is a moving target's: over several updates the critic fits
         trainer = make(name, critic_steps=10, actor_steps=0)
         metrics = trainer.update(lessons(12))
         first = metrics["critic_loss"]
@@ -193,7 +197,8 @@ def test_the_model_is_left_as_it_was_lent(name: str, lessons: Any) -> None:
 
 ONE_STEP: dict[str, Any] = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
 ONE_STEP_OF: dict[str, dict[str, Any]] = {
-    "archer": {"critic_steps": 1, "actor_steps": 1, "critic_batch": 12, "token_baseline": True}
+    "archer": {"critic_steps": 1, "actor_steps": 1, "critic_batch": 12, "token_baseline": True},
+    "archer_offline": {"critic_steps": 1, "actor_steps": 1, "critic_batch": 12},
 }
 
 

@@ -83,6 +83,21 @@ def test_only_a_cut_episode_is_bootstrapped(episode: Trajectory) -> None:
         assert columns["target"][1][2] == pytest.approx(wanted)
 
 
+def test_a_cut_episode_is_bootstrapped_from_where_it_led(episode: Trajectory) -> None:
+    """The value of the context that would have come next; the last known one stands in for it."""
+    trainer = make(trace=0.0, whiten_advantages=False)
+    cut = dataclasses.replace(episode, end=EndReason.TOKEN_LIMIT, outcome=0.0)
+    trainer.start([cut])
+    assert trainer.metrics()["guessed_bootstraps"] == 1
+    led = dataclasses.replace(cut, final_prompt_ids=ids(6, 7, 42, 2, 9))
+    trainer.start([led])
+    assert trainer.metrics()["guessed_bootstraps"] == 0
+    with torch.no_grad():
+        state = trainer._read(trainer.critic, [ids(6, 7, 42, 2, 9)], [[4]])
+        value = float(trainer.critic(state[0]))
+    assert trainer._columns["target"][1][2] == pytest.approx(2.0 + value, abs=1e-5)
+
+
 def test_whitened_over_all_units(episode: Trajectory) -> None:
     trainer = make()
     columns = valued(trainer, [[0.1, 0.2], [0.3]], episode)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agentgym.models.heads import TurnCritic, Twin, trunk, trunk_states
+from agentgym.models.heads import TurnCritic, Twin, ValueCritic, own_trunk, trunk, trunk_states
 from agentgym.models.tiny import tiny_model
 
 CPU = torch.device("cpu")
@@ -46,6 +46,61 @@ def test_states_are_those_of_each_text_alone(tokens: int) -> None:
             ids = torch.from_numpy(text).long()[None]
             alone = model(ids, output_hidden_states=True).hidden_states[-1][0]
             torch.testing.assert_close(states, alone[wanted], rtol=1e-4, atol=1e-4)
+
+
+def test_a_shared_beginning_is_read_once_with_the_same_states_and_gradient() -> None:
+    """Against the texts one by one, which share nothing."""
+    model, _ = tiny_model(0)
+    head = list(range(3, 60))
+    texts = [np.array([*head, *tail], np.int32) for tail in ([70, 71], [72, 73, 74], [75])]
+    places = [[55, 58], [56], [57]]
+    gradients, seen = [], []
+    for tokens in (1000, 1):
+        model.zero_grad()
+        widths: list[int] = []
+        hook = trunk(model).register_forward_pre_hook(
+            lambda _, __, kwargs, widths=widths: widths.append(kwargs["input_ids"].shape[1]),
+            with_kwargs=True,
+        )
+        found = trunk_states(trunk(model), texts, places, device=CPU, micro_batch_tokens=tokens)
+        hook.remove()
+        torch.autograd.backward(torch.cat(found).square().sum())
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
+        seen.append((torch.cat(found).detach(), widths))
+    assert seen[0][1] == [55, 5], "the beginning once, up to the first place that is wanted"
+    assert seen[1][1] == [60, 59, 58]
+    torch.testing.assert_close(seen[0][0], seen[1][0], rtol=1e-4, atol=1e-4)
+    scale = float(gradients[1].abs().max())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_an_own_trunk_checkpoints_without_dropout() -> None:
+    model, _ = tiny_model(0)
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    own = own_trunk(model)
+    training = [m for m in own.modules() if m.training]
+    assert training
+    assert all(getattr(m, "gradient_checkpointing", False) for m in training)
+    assert not any(isinstance(m, torch.nn.Dropout) for m in training)
+
+
+def test_a_critic_reads_the_policy_without_gradient_unless_it_has_its_own() -> None:
+    model, _ = tiny_model(0)
+    text = [np.array([3, 4, 5], np.int32)]
+    lent = ValueCritic.beside(model, own=False, seed=1)
+    own = ValueCritic.beside(model, own=True, hidden=8, seed=1)
+    assert not lent.read(model, text, [[2]])[0].requires_grad
+    assert own.read(model, text, [[2]])[0].requires_grad
+    assert {p.shape[0] for p in own.head[0].parameters()} == {8}
+    again = ValueCritic.beside(model, own=False, seed=1)
+    for ours, theirs in zip(again.parameters(), lent.parameters(), strict=True):
+        assert torch.equal(ours, theirs), "its start is its seed's"
+    assert set(dict(lent.named_parameters())) == {
+        n for n in dict(own.named_parameters()) if n.startswith("head")
+    }
 
 
 def test_gradient_reaches_the_trunk() -> None:
