@@ -51,6 +51,10 @@ class BenchmarkOptions:
     """Cases to measure, by any part of their names; empty means all."""
     trl: str = ""
     """Python interpreter of an environment with TRL; empty leaves TRL out."""
+    browsergym: str = ""
+    """One with BrowserGym, for the pages of MiniWoB++."""
+    farama: str = ""
+    """One with Farama's own environments for these pages."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class Benchmark:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What else the numbers depend on, as JSON values; complete once the cases have run."""
     repetitions: int = 5
+    remarks: list[str] = field(default_factory=list)
+    """Lines for below the table; cases may add what they find."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ class BenchmarkResult:
             lines.append(
                 f"Outcomes differ from the baseline's: {', '.join(dict.fromkeys(different))}."
             )
+        lines += self.benchmark.remarks
         lines += [f"{case} was left out: {why}" for case, why in self.skipped.items()]
         return "\n".join(line for line in lines if line)
 
@@ -167,6 +174,7 @@ class BenchmarkResult:
             "settings": dict(plan.settings),
             "repetitions": plan.repetitions,
             "note": plan.note,
+            "remarks": list(plan.remarks),
             "columns": dict(plan.columns),
             "rows": [dict(row) for row in self.rows],
             "skipped": dict(self.skipped),
@@ -195,6 +203,8 @@ def run_benchmark(
     model: str = "",
     parts: Sequence[str] = (),
     trl: str = "",
+    browsergym: str = "",
+    farama: str = "",
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Run a registered benchmark.
@@ -206,6 +216,8 @@ def run_benchmark(
         model: see `BenchmarkOptions`.
         parts: see `BenchmarkOptions`.
         trl: see `BenchmarkOptions`.
+        browsergym: see `BenchmarkOptions`.
+        farama: see `BenchmarkOptions`.
         progress: shows how far it is; nothing is shown by default.
 
     Raises:
@@ -214,7 +226,7 @@ def run_benchmark(
             on this machine.
         ConfigError: no case has a name like one of `parts`.
     """
-    options = BenchmarkOptions(quick, tuple(env_ids), model, tuple(parts), trl)
+    options = BenchmarkOptions(quick, tuple(env_ids), model, tuple(parts), trl, browsergym, farama)
     make: Callable[[BenchmarkOptions], Benchmark] = BENCHMARKS.get(name)
     started, clock = datetime.now(UTC), time.perf_counter()
     machine = {**describe_machine(), "load_at_start": load_average()}
@@ -417,6 +429,8 @@ def command_of(name: str, options: BenchmarkOptions) -> str:
     for part in options.parts:
         parts += ["--part", part]
     parts += ["--trl", options.trl] if options.trl else []
+    parts += ["--browsergym", options.browsergym] if options.browsergym else []
+    parts += ["--farama", options.farama] if options.farama else []
     return shlex.join([*parts, "--json"])
 
 

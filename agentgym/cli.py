@@ -518,6 +518,8 @@ def bench(
     trl: Annotated[
         str, typer.Option(help="Python of an environment with TRL, for `bench train`.")
     ] = "",
+    browsergym: Annotated[str, typer.Option(help="Python with BrowserGym, for `bench web`.")] = "",
+    farama: Annotated[str, typer.Option(help="Python with Farama's MiniWoB++, likewise.")] = "",
 ) -> None:
     """Measure speed against a baseline in the same run."""
     from agentgym.bench import run_benchmark
@@ -538,6 +540,8 @@ def bench(
                 model=model,
                 parts=parts or (),
                 trl=trl,
+                browsergym=browsergym,
+                farama=farama,
                 progress=progress,
             )
         results.append(result)

@@ -131,4 +131,5 @@ def _register_benchmarks() -> None:
     BENCHMARKS.register(
         "environment", "agentgym.environments.benchmark:environment", "steps and resets"
     )
+    BENCHMARKS.register("web", "agentgym.environments.web.benchmark:web", "pages in Chromium")
     BENCHMARKS.register("text", "agentgym.environments.text.benchmark:text", "the text games")

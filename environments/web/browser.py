@@ -193,7 +193,7 @@ class Browser:
             if self._playwright is None or new:
                 self._playwright = await async_playwright().start()
             try:
-                chromium = await _launch(self._playwright)
+                chromium = await launch(self._playwright)
                 browser = (await Connection.to(chromium)).browser
                 processes = (await browser.send("SystemInfo.getProcessInfo"))["processInfo"]
                 break
@@ -242,7 +242,7 @@ async def new_context(
     return await chromium.new_context(**(same | options))
 
 
-async def _launch(playwright: "Playwright") -> "Chromium":
+async def launch(playwright: "Playwright") -> "Chromium":
     """The first Chromium that there is.
 
     Raises:
