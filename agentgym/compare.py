@@ -78,6 +78,8 @@ class ArmResult:
 
     name: str
     seeds: tuple[int, ...]
+    before: Estimate
+    """Success of the evaluation before training; of a new model, after its warm start."""
     final: Estimate
     """Success of the evaluation after training, on seeds never trained on."""
     reward: Estimate | None
@@ -397,6 +399,7 @@ class _History:
 
     turns: npt.NDArray[np.float64]
     success: npt.NDArray[np.float64]
+    before: float
     final: float
     reward: float | None
 
@@ -407,7 +410,7 @@ class _History:
 
 
 def _history(folder: Path) -> _History:
-    turns, success, final, total = [], [], float("nan"), 0.0
+    turns, success, before, final, total = [], [], float("nan"), float("nan"), 0.0
     reward: float | None = None
     for row in metrics.read(folder):
         phase = str(row.get("phase", ""))
@@ -418,12 +421,16 @@ def _history(folder: Path) -> _History:
             turns.append(total + float(row["turns"]) / 2)
             total += float(row["turns"])
             success.append(float(row["success"]))
+        elif phase == "eval-before":
+            before = float(row["success"])
         elif phase == "eval-after":
             final = float(row["success"])
             reward = float(row["reward"]) if "reward" in row else None
     if not turns:
         raise ConfigError(f"{folder} has no training episodes; set iterations to 1 or more")
-    return _History(np.array([*turns, total]), np.array([*success, success[-1]]), final, reward)
+    return _History(
+        np.array([*turns, total]), np.array([*success, success[-1]]), before, final, reward
+    )
 
 
 def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[int]) -> Comparison:
@@ -445,6 +452,7 @@ def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[i
             ArmResult(
                 name,
                 tuple(seeds),
+                before=Estimate.of([h.before for h in runs]),
                 final=Estimate.of(final),
                 reward=Estimate.of(rewards) if len(rewards) == len(runs) else None,
                 turns=Estimate.of([float(h.turns[-1]) for h in runs]),

@@ -142,10 +142,16 @@ def _cell(key: str, value: Any) -> str:
 def show_comparison(result: Any) -> None:
     """A `compare.Comparison`."""
     table = Table(
-        whole("method"), "after", "against the first", "training, end", "training, mean", "return"
+        whole("method"),
+        "before",
+        "after",
+        "against the first",
+        "training, end",
+        "training, mean",
+        "return",
     )
     for arm in result.arms:
-        parts = (arm.final, arm.difference, arm.at_budget, arm.area)
+        parts = (arm.before, arm.final, arm.difference, arm.at_budget, arm.area)
         cells = ["-" if e is None else f"{e.mean:.0%} {e.low:.0%}..{e.high:.0%}" for e in parts]
         returned = "-" if arm.reward is None else f"{arm.reward.mean:.2f}"
         table.add_row(plain(arm.name), *cells, returned)

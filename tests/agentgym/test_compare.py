@@ -37,7 +37,10 @@ def test_curves_are_read_at_equal_turns(runs: Path) -> None:
     result = summarise("toy", runs, ["slow", "fast one"], range(3))
     assert result.budget == 200
     slow, fast = result.arms
+    assert slow.before == Estimate(0.0, 0.0, 0.0)
     assert slow.final.mean == pytest.approx(0.3)
+    assert slow.reward is None
+    assert (slow.turns.mean, fast.turns.mean) == (200, 400)
     assert 0.19 < slow.final.low < 0.3 < slow.final.high < 0.41
     assert slow.difference is None
     assert fast.difference is not None
