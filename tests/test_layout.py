@@ -60,6 +60,7 @@ CROSSCUTTING = {
     "test_layout.py": "this file",
     "test_doctests.py": "the examples in all docstrings",
     "test_loop.py": "environment to weights and back, end to end",
+    "test_hostile.py": "pages and agents that mean harm, against whole environments",
     "test_soak.py": "many minutes of many parts at once",
     "test_contract.py": "one contract, over a whole registry",
     "test_pictures.py": "screenshots to prompts, answers, rows and weights, end to end",

@@ -14,6 +14,7 @@
   ];
   const MAX_VALUE = 500;
   const MAX_ROWS = 20000;
+  const MAX_LEVELS = 800;
 
   function attributesOf(element, tag) {
     const kept = [];
@@ -41,9 +42,9 @@
     const rows = [];
     const listening = agentgym.listeningElements();
     let labels = 0;
-    const walk = (element, parent, parentStyle) => {
+    const walk = (element, parent, parentStyle, level) => {
       const tag = element.localName;
-      if (SKIPPED.has(tag) || rows.length >= MAX_ROWS) return;
+      if (SKIPPED.has(tag) || rows.length >= MAX_ROWS || level > MAX_LEVELS) return;
       const style = getComputedStyle(element);
       if (style.display === "none") return;
       const r = element.getBoundingClientRect();
@@ -58,13 +59,13 @@
       const index = rows.push([parent, tag, id, attributesOf(element, tag), box, seen, ""]) - 1;
       if (tag === "textarea") return;
       for (const child of element.childNodes) {
-        if (child.nodeType === Node.ELEMENT_NODE) walk(child, index, style);
+        if (child.nodeType === Node.ELEMENT_NODE) walk(child, index, style, level + 1);
         else if (child.nodeType === Node.TEXT_NODE && child.data.trim()) {
           rows.push([index, "#text", -1, [], box, seen, child.data]);
         }
       }
     };
-    walk(document.documentElement, -1, null);
+    walk(document.documentElement, -1, null, 0);
     return rows;
   };
 })();

@@ -5,6 +5,8 @@
   const MAX_NAME = 300;
   const MAX_VALUE = 2000;
   const MAX_ELEMENTS = 5000;
+  const MAX_LEVELS = 800; // of elements inside each other; the stack holds a few times as many
+  const MAX_TEXT = 20000; // of one piece of text that is looked at
 
   const SKIPPED = new Set(["script", "style", "noscript", "template", "head", "link", "meta", "datalist"]);
   const SHAPES = new Set([
@@ -353,6 +355,7 @@
       this.labels = new Set();
       this.dragged = new Set();
       this.range = document.createRange();
+      this.level = 0; // elements around the one that is read
       this.left = this.top = 0; // where the document that is read begins, in the viewport
       this.enter(document);
     }
@@ -396,14 +399,15 @@
       this.range.selectNodeContents(node);
       const rect = this.range.getBoundingClientRect();
       if (rect.width === 0 || rect.height === 0 || !canShow(rect, space)) return;
+      const data = node.data.slice(0, MAX_TEXT);
       if (owner) {
-        owner.parts.push(node.data);
+        owner.parts.push(data);
         return;
       }
       const states = overlaps(rect, space.port) ? [] : ["offscreen"];
       const box = { left: rect.left, top: rect.top, right: rect.right, bottom: rect.bottom };
       if (!this.text) this.text = { parts: [], box, depth, states };
-      this.text.parts.push(node.data);
+      this.text.parts.push(data);
       const b = this.text.box;
       this.text.box = {
         left: Math.min(b.left, box.left), top: Math.min(b.top, box.top),
@@ -515,13 +519,16 @@
     }
 
     children(element, tag, depth, style, space, owner) {
+      if (this.level >= MAX_LEVELS) return;
+      this.level++;
       if (element.shadowRoot || tag === "slot") {
         for (const child of drawn(element, tag)) this.child(child, depth, style, space, owner);
-        return;
+      } else {
+        for (let child = element.firstChild; child; child = child.nextSibling) {
+          this.child(child, depth, style, space, owner);
+        }
       }
-      for (let child = element.firstChild; child; child = child.nextSibling) {
-        this.child(child, depth, style, space, owner);
-      }
+      this.level--;
     }
 
     child(child, depth, style, space, owner) {

@@ -41,6 +41,8 @@ ACTION_S = 5.0
 CALL_S = 60.0
 """Deadline of a whole call; what it bounds inside is far below."""
 MAX_TABS = 10
+MAX_WINDOWS = 20
+"""Windows that one action may open before the tabs that open them are closed."""
 MAX_DIALOGS = 20
 """Dialogs of one action before the tab that opens them is closed."""
 MAX_NOTES = 10
@@ -132,7 +134,7 @@ class Session:
         self._dialogs = dialogs
         self._targets: list[str] = []  # of live tabs, oldest first; some may not be in `tabs` yet
         self._empty: list[str] = []  # targets whose only document was refused
-        self._dialog_count = 0
+        self._dialog_count = self._windows = 0
         self._inputs: WeakKeyDictionary[Tab, Inputs] = WeakKeyDictionary()
         self.uploads: Uploads | None = None
         """The files that may be chosen for file fields."""
@@ -238,7 +240,7 @@ class Session:
     def begin(self) -> None:
         """A new action: what happens from now on is its doing."""
         self.problems, self.notes = [], []
-        self._dialog_count = 0
+        self._dialog_count = self._windows = 0
         for tab in self.tabs:
             tab.navigations = 0
             tab.unreachable = None
@@ -314,6 +316,8 @@ class Session:
                     await self._lose(tab, problem)
                     break
                 await self._rest()  # a new document came meanwhile
+                if not tab.told:
+                    tab.told.append(f"{what} failed: {one_line(problem)}.")
         self.problems += tab.told
         tab.told = []
         return None
@@ -452,6 +456,9 @@ class Session:
                 page for page in self._context.pages if page not in ours and not page.is_closed()
             ]
             for page in new:
+                if self._windows > MAX_WINDOWS:
+                    quietly(page.close())
+                    continue
                 if len(self.tabs) >= MAX_TABS:
                     self._note(f"There are {MAX_TABS} tabs; more of them were closed.")
                     await page.close()
@@ -527,6 +534,11 @@ class Session:
     def opened(self, target: str) -> None:
         """See `guard.Visitor`."""
         self._targets.append(target)
+        self._windows += 1
+        if self._windows > MAX_WINDOWS:
+            for tab in self.tabs:
+                if tab is self.current or tab.navigations:
+                    tab.give_up("it kept opening windows")
 
     def closed(self, target: str) -> None:
         """See `guard.Visitor`."""
