@@ -1,7 +1,7 @@
 """The optimiser: AdamW on float32 weights, learning-rate schedules, clipping, bad steps skipped."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -57,13 +57,31 @@ class StepReport:
     """True if the gradient was not finite, so that no weight changed."""
 
 
+CHUNK_WEIGHTS = 1 << 24
+"""Weights that are updated together; more take more memory, fewer more calls."""
+
+
+def _chunks(weights: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names in order, so many together that their weights are about `CHUNK_WEIGHTS`."""
+    chunks: list[list[str]] = []
+    room = 0
+    for name, weight in weights.items():
+        if not chunks or weight.numel() > room:
+            chunks.append([])
+            room = CHUNK_WEIGHTS
+        chunks[-1].append(name)
+        room -= weight.numel()
+    return chunks
+
+
 class MasterAdamW:
     """AdamW that keeps float32 copies of weights and gradients of lower precision.
 
     A bfloat16 weight has 8 bits of mantissa: an update below 1/256 of it is lost, which is most of
     them at learning rates for fine-tuning. So the model computes in bfloat16 throughout while
     `collect` adds its gradients to float32 ones and `step` rounds the updated float32 weights
-    back. float32 weights are used as they are and cost nothing extra.
+    back. float32 weights are used as they are and cost nothing extra. If a step has one backward
+    pass only, its gradients stay in the model's type, and become float32 a few at a time.
 
     Weight decay applies to matrices only, not to biases, gains and other vectors.
 
@@ -96,6 +114,7 @@ class MasterAdamW:
         }
         self._betas, self._epsilon = betas, epsilon
         self._weight_decay = weight_decay
+        self._chunks = _chunks(self.masters)
         self._adamw = self._make()
 
     def _make(self) -> torch.optim.AdamW:
@@ -113,7 +132,10 @@ class MasterAdamW:
         )
 
     def collect(self) -> None:
-        """Move the gradients of the last backward pass to float32; call after each backward."""
+        """Add the gradients of the last backward pass to float32 ones.
+
+        Call it before another backward pass of the same step.
+        """
         for name, parameter in self.parameters.items():
             master = self.masters[name]
             if master is parameter or parameter.grad is None:
@@ -126,6 +148,7 @@ class MasterAdamW:
 
     def gradients(self) -> list[Tensor]:
         """The float32 gradients of all parameters, in order; zeros where there was none."""
+        self.collect()
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
@@ -141,17 +164,48 @@ class MasterAdamW:
         Returns:
             The norm, and whether the step was skipped because it is not finite.
         """
-        self.gradients()
-        limit = max_norm if max_norm > 0 else math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.masters.values(), limit))
+        chunks = self._chunks
+        if any(master.grad is not None for master in self.masters.values()):
+            self.collect()  # gradients of one pass beside those of others
+            chunks = [list(self.masters)]
+        norm = self._norm()
         finite = math.isfinite(norm)
         if finite:
+            scale = min(1.0, max_norm / (norm + 1e-6)) if max_norm > 0 else 1.0
             for group in self._adamw.param_groups:
                 group["lr"] = learning_rate
-            self._adamw.step()
-            self._write_back()
-        self._adamw.zero_grad(set_to_none=True)
+            for names in chunks:
+                self._step_some(names, scale)
+        for tensor in (*self.masters.values(), *self.parameters.values()):
+            tensor.grad = None
         return StepReport(norm, skipped=not finite)
+
+    def _norm(self) -> float:
+        """Of all gradients together, in float32."""
+        # Either a weight or its copy has the gradient; they may be the same.
+        given = [
+            self.parameters[name].grad if master.grad is None else master.grad
+            for name, master in self.masters.items()
+        ]
+        found = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in given if g is not None]
+        return float(torch.stack(found).norm()) if found else 0.0
+
+    @torch.no_grad()
+    def _step_some(self, names: Sequence[str], scale: float) -> None:
+        """Update some of the weights; only these have float32 gradients meanwhile."""
+        for name in names:
+            master, parameter = self.masters[name], self.parameters[name]
+            if master.grad is None:
+                given, parameter.grad = parameter.grad, None
+                master.grad = torch.zeros_like(master) if given is None else given.float()
+            if scale < 1.0:
+                master.grad *= scale
+        self._adamw.step()  # leaves those without gradient alone
+        for name in names:
+            master, parameter = self.masters[name], self.parameters[name]
+            master.grad = None
+            if master is not parameter:
+                parameter.copy_(master)
 
     @torch.no_grad()
     def _write_back(self) -> None:

@@ -111,9 +111,9 @@ class ActorCriticTrainer(PolicyGradientTrainer):
         share = ordered[accelerator.process_index :: accelerator.num_processes]
         total = torch.zeros((), device=self.device)
         for group in micro_batches(share, lengths, self.config.micro_batch_tokens):
+            optimiser.collect()  # of the micro-batch before; the last one's can stay
             part = loss(group)
             torch.autograd.backward(part)
-            optimiser.collect()
             total += part.detach()
         self._reduce(optimiser)
         if accelerator.num_processes > 1:

@@ -381,8 +381,8 @@ class BehaviourCloningTrainer:
 
     def _reduce(self, optimiser: MasterAdamW) -> None:
         """Sum gradients over processes."""
-        for gradient in optimiser.gradients():
-            if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1:
+            for gradient in optimiser.gradients():
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="sum"))
 
     def _learning_rate(self) -> float:
@@ -402,9 +402,9 @@ class BehaviourCloningTrainer:
         total = torch.zeros((), device=self.device)
         here = self.accelerator.process_index, self.accelerator.num_processes
         for group in self._micro_batches(batch, *here):
+            self.optimiser.collect()  # of the micro-batch before; the last one's can stay
             loss = self._loss(group, counts)
             torch.autograd.backward(loss)
-            self.optimiser.collect()
             total += loss.detach()
         if self.accelerator.num_processes > 1:
             total = self.accelerator.reduce(total, reduction="sum")

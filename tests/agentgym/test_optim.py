@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agentgym import optim
 from agentgym.optim import MasterAdamW, decay_factor, warmup_factor
 
 
@@ -87,6 +88,46 @@ def test_gradients_are_summed_in_float32() -> None:
         optimiser.collect()
         assert weight.grad is None
     assert optimiser.gradients()[0].item() == 1.125
+
+
+def test_one_backward_pass_needs_no_float32_gradients_and_steps_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optim, "CHUNK_WEIGHTS", 3)
+    values = [(1.0, -2.0), (0.5, 3.0), (-1.0, 0.25)]
+    made = []
+    for collected in (False, True):
+        weights = [matrix(*pair, dtype=torch.bfloat16) for pair in values]
+        optimiser = MasterAdamW((str(i), w) for i, w in enumerate(weights))
+        for _ in range(3):
+            for weight, pair in zip(weights, values, strict=True):
+                set_gradient(weight, *reversed(pair))
+            if collected:
+                optimiser.collect()
+            report = optimiser.step(0.01, max_norm=1.0)
+            assert report.gradient_norm == pytest.approx(math.sqrt(15.3125))
+            assert all(w.grad is None for w in (*weights, *optimiser.masters.values()))
+        made.append(optimiser.state_dict())
+    for key in ("weights", "exp_avg", "exp_avg_sq"):
+        for name in ("0", "1", "2"):
+            assert torch.equal(made[0][key][name], made[1][key][name])
+
+
+def test_a_pass_that_was_not_collected_adds_to_those_that_were() -> None:
+    weight, other = (matrix(0.0, dtype=torch.bfloat16) for _ in range(2))
+    optimiser = MasterAdamW([("w", weight), ("o", other)])
+    set_gradient(weight, 1.0)
+    optimiser.collect()
+    set_gradient(weight, 2.0)
+    set_gradient(other, 4.0)  # not touched by the first pass
+    assert optimiser.step(0.1).gradient_norm == pytest.approx(5.0)
+
+
+def test_chunks_hold_every_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "CHUNK_WEIGHTS", 10)
+    sizes = (4, 5, 2, 30, 1, 9)
+    weights = {str(i): torch.zeros(size) for i, size in enumerate(sizes)}
+    assert optim._chunks(weights) == [["0", "1"], ["2"], ["3"], ["4", "5"]]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
