@@ -71,6 +71,8 @@ def train(options: BenchmarkOptions) -> Benchmark:
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch is not installed; run pip install -e '.[train]'")
+    import torch
+
     from agentgym.models.load import DEFAULT_MODEL, resolve_device, resolve_dtype
 
     if options.trl and shutil.which(options.trl) is None:
@@ -111,7 +113,7 @@ def train(options: BenchmarkOptions) -> Benchmark:
         settings={
             "model": name,
             **common,
-            "threads": os.environ.get("OMP_NUM_THREADS", ""),
+            "threads": torch.get_num_threads(),
             "works": {label: vars(work) for label, work in works.items()},
         },
         repetitions=repetitions,
