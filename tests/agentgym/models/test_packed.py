@@ -15,6 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from agentgym.models import packed as packed_module
 from agentgym.models.packed import Attention, can_pack, pack_arguments, packed_attention
 from agentgym.models.tiny import tiny_model
 from agentgym.packing import Pack, Segment, pack_rows
@@ -46,8 +47,13 @@ def visible() -> Tensor:
     return seen
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_attention_is_that_of_the_whole_mask(heads: int) -> None:
+def test_attention_is_that_of_the_whole_mask(
+    heads: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not small:
+        monkeypatch.setattr(packed_module, "_SMALL_SCORES", 0)
     generator = torch.Generator().manual_seed(0)
     mask = visible()
     tokens = [
@@ -67,6 +73,27 @@ def test_attention_is_that_of_the_whole_mask(heads: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_plain_products_in_bfloat16_are_as_near_as_the_kernel() -> None:
+    generator = torch.Generator().manual_seed(1)
+    mask = visible()
+    exact = [torch.randn(len(mask), h, 16, generator=generator) for h in (4, 2, 2)]
+    tokens = [x.bfloat16().requires_grad_() for x in exact]
+    found = Attention(SEGMENTS, torch.device("cpu"))(*tokens, dropout=0.0, scale=0.25)
+    q, k, v = (x.detach().float().requires_grad_() for x in tokens)
+    heads = [x.transpose(0, 1).repeat_interleave(2, dim=0) for x in (k, v)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q.transpose(0, 1), *heads, attn_mask=mask, scale=0.25
+    ).transpose(0, 1)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03)
+    upstream = torch.randn(expected.shape, generator=generator)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, tokens, upstream.bfloat16()),
+        torch.autograd.grad(expected, (q, k, v), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.03, atol=0.06)
 
 
 def text(ids: list[int]) -> Row:
