@@ -133,7 +133,7 @@ def _by_products(
     rows = queries.reshape(count * keys.shape[1], -1, width)
     keys, values = (part.reshape(len(rows), -1, width) for part in (keys, values))
     bias = torch.where(visible[0, 0], 0.0, float("-inf"))
-    out: Tensor = _Products.apply(rows, keys, values, bias, scale)
+    out: Tensor = _Products.apply(rows, keys, values, bias, scale)  # type: ignore[no-untyped-call]
     return out.view(count, heads, length, width)
 
 

@@ -82,9 +82,9 @@ def test_plain_products_in_bfloat16_are_as_near_as_the_kernel() -> None:
     tokens = [x.bfloat16().requires_grad_() for x in exact]
     found = Attention(SEGMENTS, torch.device("cpu"))(*tokens, dropout=0.0, scale=0.25)
     q, k, v = (x.detach().float().requires_grad_() for x in tokens)
-    heads = [x.transpose(0, 1).repeat_interleave(2, dim=0) for x in (k, v)]
+    keys, values = (x.transpose(0, 1).repeat_interleave(2, dim=0) for x in (k, v))
     expected = torch.nn.functional.scaled_dot_product_attention(
-        q.transpose(0, 1), *heads, attn_mask=mask, scale=0.25
+        q.transpose(0, 1), keys, values, attn_mask=mask, scale=0.25
     ).transpose(0, 1)
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03)
     upstream = torch.randn(expected.shape, generator=generator)
