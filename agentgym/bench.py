@@ -55,6 +55,8 @@ class BenchmarkOptions:
     """One with BrowserGym, for the pages of MiniWoB++."""
     farama: str = ""
     """One with Farama's own environments for these pages."""
+    vllm: str = ""
+    """An interpreter that has vLLM, for benchmarks that compare with it; empty leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def run_benchmark(
     trl: str = "",
     browsergym: str = "",
     farama: str = "",
+    vllm: str = "",
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Run a registered benchmark.
@@ -218,6 +221,7 @@ def run_benchmark(
         trl: see `BenchmarkOptions`.
         browsergym: see `BenchmarkOptions`.
         farama: see `BenchmarkOptions`.
+        vllm: see `BenchmarkOptions`.
         progress: shows how far it is; nothing is shown by default.
 
     Raises:
@@ -226,7 +230,9 @@ def run_benchmark(
             on this machine.
         ConfigError: no case has a name like one of `parts`.
     """
-    options = BenchmarkOptions(quick, tuple(env_ids), model, tuple(parts), trl, browsergym, farama)
+    options = BenchmarkOptions(
+        quick, tuple(env_ids), model, tuple(parts), trl, browsergym, farama, vllm
+    )
     make: Callable[[BenchmarkOptions], Benchmark] = BENCHMARKS.get(name)
     started, clock = datetime.now(UTC), time.perf_counter()
     machine = {**describe_machine(), "load_at_start": load_average()}
@@ -431,6 +437,7 @@ def command_of(name: str, options: BenchmarkOptions) -> str:
     parts += ["--trl", options.trl] if options.trl else []
     parts += ["--browsergym", options.browsergym] if options.browsergym else []
     parts += ["--farama", options.farama] if options.farama else []
+    parts += ["--vllm", options.vllm] if options.vllm else []
     return shlex.join([*parts, "--json"])
 
 

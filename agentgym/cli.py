@@ -520,6 +520,9 @@ def bench(
     ] = "",
     browsergym: Annotated[str, typer.Option(help="Python with BrowserGym, for `bench web`.")] = "",
     farama: Annotated[str, typer.Option(help="Python with Farama's MiniWoB++, likewise.")] = "",
+    vllm: Annotated[
+        str, typer.Option(help="Python that has vLLM: inference is measured with it too.")
+    ] = "",
 ) -> None:
     """Measure speed against a baseline in the same run."""
     from agentgym.bench import run_benchmark
@@ -542,6 +545,7 @@ def bench(
                 trl=trl,
                 browsergym=browsergym,
                 farama=farama,
+                vllm=vllm,
                 progress=progress,
             )
         results.append(result)

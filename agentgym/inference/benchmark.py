@@ -7,10 +7,11 @@ beginning at every turn, as a loop around `model.generate` does.
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -27,9 +28,10 @@ _NOTE = (
     "the whole conversation again; one at a time does the same for a single episode. A search "
     "expands the kept nodes of a level into branches. Engines start empty in every repetition. "
     "Peak memory is the growth of the process (or the accelerator) above the loaded model, copies "
-    "of weights included. Of bound: the bytes of weights and of each conversation's own keys and "
-    "values that every sampled token needs, at the bandwidth that copying reaches here, against "
-    "the time that all took, reading of prompts included."
+    "of weights included; vLLM's is all that its processes hold, without an accelerator's. Of "
+    "bound: the bytes of weights and of each conversation's own keys and values that every "
+    "sampled token needs, at the bandwidth that copying reaches here, against the time that all "
+    "took, reading of prompts included."
 )
 
 Answer: TypeAlias = Callable[[Sequence[IntArray], int], list[IntArray]]
@@ -108,7 +110,9 @@ def inference(options: BenchmarkOptions) -> Benchmark:
     bandwidth = copy_bandwidth(device, 1 << 22 if options.quick else 1 << 28)
     return Benchmark(
         title=f"Inference with {loaded.name}",
-        cases=[Case(name, partial(_sides, loaded, work)) for name, work in works.items()],
+        cases=[
+            Case(name, partial(_sides, loaded, work, options.vllm)) for name, work in works.items()
+        ],
         rates={
             "tokens_per_s": lambda m: m.counts["tokens"] / m.seconds,
             "peak_mib": lambda m: m.counts["peak_mib"] if "peak_mib" in m.counts else None,
@@ -136,8 +140,8 @@ def inference(options: BenchmarkOptions) -> Benchmark:
 
 
 @contextmanager
-def _sides(loaded: Any, work: Work) -> Iterator[Mapping[str, Side]]:
-    """Engine, baseline, one at a time, reference backend."""
+def _sides(loaded: Any, work: Work, vllm: str) -> Iterator[Mapping[str, Side]]:
+    """Engine, baseline, one at a time, reference backend, vLLM."""
     from agentgym.inference.engine import Engine
     from agentgym.inference.hf import HFBackend
 
@@ -150,7 +154,45 @@ def _sides(loaded: Any, work: Work) -> Iterator[Mapping[str, Side]]:
     if 1 < work.episodes <= 16:
         sides["one at a time"] = lambda repetition: _measure(loaded, single, repetition, generated)
         sides["HFBackend"] = partial(_backend, loaded, work, HFBackend)
-    yield sides
+    with ExitStack() as stack:
+        if vllm:
+            sides["vllm"] = stack.enter_context(_vllm(loaded, work, vllm))
+        yield sides
+
+
+@contextmanager
+def _vllm(loaded: Any, work: Work, python: str) -> Iterator[Side]:
+    """vLLM, which starts once and keeps what it has read from one repetition to the next.
+
+    The repetitions' texts differ, so that only the warm-up's beginnings could be met again.
+    """
+    from agentgym.inference.benchmark_vllm import VLLMProcess
+    from agentgym.models.load import save_model
+
+    def side(repetition: int) -> Measurement:
+        def answer(prompts: Sequence[IntArray], seed: int) -> list[IntArray]:
+            found = process.answer(
+                [prompt.tolist() for prompt in prompts],
+                new=work.action,
+                temperature=_temperature(work),
+                seed=1000 * seed,
+            )
+            return [np.array(ids, np.int32) for ids in found]
+
+        return _measure(loaded, work, repetition, answer, _Elsewhere(process.peak_mib))
+
+    with TemporaryDirectory() as folder:
+        save_model(loaded.model, loaded.tokenizer, Path(folder))
+        process = VLLMProcess(
+            python,
+            folder,
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+            max_positions=work.shared + work.turns * (work.observation + work.action) + 64,
+        )
+        try:
+            yield side
+        finally:
+            process.close()
 
 
 def _backend(
@@ -214,7 +256,11 @@ def _temperature(work: Work) -> float:
 
 
 def _measure(
-    loaded: Any, work: Work, repetition: int, answer: Answer, resident: "_Memory | None" = None
+    loaded: Any,
+    work: Work,
+    repetition: int,
+    answer: Answer,
+    resident: "_Memory | _Elsewhere | None" = None,
 ) -> Measurement:
     """Play the turns of a repetition; the warm-up plays one."""
     resident = resident or _Memory(loaded.model.device)
@@ -306,6 +352,13 @@ def copy_bandwidth(device: Any, size: int) -> float:
             torch.cuda.synchronize(device)
         best = min(best, perf_counter() - started)
     return 2 * size / best
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Memory of another process, model included."""
+
+    peak_mib: Callable[[], int | None]
 
 
 class _Memory:

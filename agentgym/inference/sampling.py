@@ -97,41 +97,61 @@ def sample(
     Returns:
         (B,) tokens and what was recorded about them, on the logits' device.
     """
-    logits = logits.float()
-    logprobs, entropy, ok = distribution(logits)
-    # A broken row becomes a uniform one; its caller sees `ok`. Asking a GPU would wait for it.
-    if logits.device.type != "cpu" or not bool(ok.all()):
-        logits = torch.where(ok[:, None], logits, 0.0)
+    dist = distribution(logits.float())
     kept_mass = torch.ones(len(logits), device=logits.device)
     hot = [row for row, params in enumerate(sampling) if params.temperature > 0]
     if len(hot) == len(logits):
-        token_ids, mass = _invert(logits, sampling, uniform)
+        token_ids, mass = _invert(dist.shifted, dist.weights, sampling, uniform)
         kept_mass = mass.float()
     else:
-        token_ids = logits.argmax(dim=-1)
+        token_ids = dist.best
         if hot:
             rows = _sent(torch.tensor(hot), logits.device)
             token_ids[rows], mass = _invert(
-                logits[rows], [sampling[row] for row in hot], uniform[hot]
+                dist.shifted[rows], dist.weights[rows], [sampling[r] for r in hot], uniform[hot]
             )
             kept_mass[rows] = mass.float()
-    taken = logprobs.gather(-1, token_ids[:, None])[:, 0]
-    return Sample(token_ids, taken, kept_mass, entropy, ok)
+    taken = dist.shifted.gather(-1, token_ids[:, None])[:, 0] - dist.log_total
+    return Sample(token_ids, taken, kept_mass, dist.entropy, dist.ok)
 
 
-def distribution(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities at temperature 1 with their entropy.
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Rows of logits at temperature 1; one that is not `ok` is replaced by equal chances."""
+
+    shifted: torch.Tensor
+    """(B, V) float32 logits less the row's largest; forbidden tokens have the lowest number."""
+    weights: torch.Tensor
+    """(B, V) float32 exponentials of `shifted`."""
+    log_total: torch.Tensor
+    """(B,) log of the sum of `weights`: log-probabilities are `shifted` less this."""
+    best: torch.Tensor
+    """(B,) int64 the first of the likeliest tokens."""
+    entropy: torch.Tensor
+    """(B,) nats."""
+    ok: torch.Tensor
+    """(B,) bool; False where the logits are unusable."""
+
+
+def distribution(logits: torch.Tensor) -> Distribution:
+    """What is recorded about a distribution, in few passes over the vocabulary.
 
     Args:
         logits: (B, V) float32; -inf forbids a token.
-
-    Returns:
-        (B, V) nats, (B,) entropy in nats, (B,) bool: False where the logits are unusable.
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
-    # A forbidden token adds 0, not 0 * -inf.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(logits.dtype).min)).sum(dim=-1)
-    return logprobs, entropy, torch.isfinite(entropy)
+    largest, best = logits.max(dim=-1, keepdim=True)
+    shifted = logits - largest
+    lowest = torch.finfo(logits.dtype).min
+    ok = torch.isfinite(largest[:, 0])
+    # Asking a GPU whether anything is wrong would wait for it.
+    if logits.device.type != "cpu" or not bool(ok.all()):
+        shifted = torch.where(ok[:, None], shifted, 0.0)
+    shifted.clamp_min_(lowest)  # a forbidden token adds 0 to the entropy, not 0 * -inf
+    weights = shifted.exp()
+    total = weights.sum(dim=-1)
+    log_total = total.log()
+    entropy = log_total - torch.linalg.vecdot(weights, shifted) / total
+    return Distribution(shifted, weights, log_total, best[:, 0], entropy, ok)
 
 
 def kept_floor(
@@ -141,7 +161,7 @@ def kept_floor(
 
     Args:
         scaled: (B, V) logits divided by the temperature, up to a constant.
-        weights: (B, V) float64 exponentials of `scaled`.
+        weights: (B, V) exponentials of `scaled`.
         sampling: (B,) parameters of the rows.
 
     Returns:
@@ -154,7 +174,7 @@ def kept_floor(
         return _sorted_floor(scaled, sampling)
     floors = scaled.new_full((len(sampling), 1), -math.inf)
     for row, params in enumerate(sampling):
-        left = weights[row]
+        left = weights[row].double()
         if 0 < params.top_k < vocabulary:
             floors[row] = scaled[row].topk(params.top_k).values[-1]
             left = left.masked_fill(scaled[row] < floors[row], 0.0)
@@ -203,23 +223,34 @@ def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _invert(
-    logits: torch.Tensor, sampling: Sequence[SamplingParams], uniform: torch.Tensor
+    shifted: torch.Tensor,
+    weights: torch.Tensor,
+    sampling: Sequence[SamplingParams],
+    uniform: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B,) tokens at the given quantiles, and (B,) the mass that truncation kept."""
-    if logits.device.type == "mps":  # has no float64
-        chosen, mass = _invert(logits.cpu(), sampling, uniform.cpu())
-        return chosen.to(logits.device), mass.to(logits.device)
-    uniform = _sent(uniform, logits.device)
-    heat = _sent(torch.tensor([max(p.temperature, _COLDEST) for p in sampling]), logits.device)
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / heat[:, None]
-    weights = scaled.double().exp_()
-    floors = kept_floor(scaled, weights, sampling)
+    """(B,) tokens at the given quantiles, and (B,) the mass that truncation kept.
+
+    Args:
+        shifted: (B, V) float32 logits less the row's largest.
+        weights: (B, V) float32 their exponentials.
+        sampling: (B,) parameters of the rows.
+        uniform: (B,) float64 quantiles.
+    """
+    if shifted.device.type == "mps":  # has no float64
+        chosen, mass = _invert(shifted.cpu(), weights.cpu(), sampling, uniform.cpu())
+        return chosen.to(shifted.device), mass.to(shifted.device)
+    uniform = _sent(uniform, shifted.device)
+    if any(params.temperature != 1 for params in sampling):
+        heat = torch.tensor([max(p.temperature, _COLDEST) for p in sampling])
+        shifted = shifted / _sent(heat, shifted.device)[:, None]
+        weights = shifted.exp()
+    floors = kept_floor(shifted, weights, sampling)
     mass = torch.ones_like(uniform)
     if floors is not None:
-        kept = weights.masked_fill(scaled < floors, 0.0)
-        mass = kept.sum(dim=-1) / weights.sum(dim=-1)
-        weights = kept
-    cumulative = weights.cumsum(dim=-1)
+        whole = weights.sum(dim=-1, dtype=torch.float64)
+        weights = weights.masked_fill(shifted < floors, 0.0)
+        mass = weights.sum(dim=-1, dtype=torch.float64) / whole
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # The first token whose cumulative weight exceeds the target has a weight above 0; the clamp
     # guards against u * total rounding up to total.

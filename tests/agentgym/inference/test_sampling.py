@@ -21,18 +21,19 @@ def draw(
 
 
 def test_distribution_by_hand() -> None:
-    logprobs, entropy, ok = sampling.distribution(HALF + 7.0)  # a shift changes nothing
-    torch.testing.assert_close(logprobs, HALF)
+    found = sampling.distribution(HALF + 7.0)  # a shift changes nothing
+    torch.testing.assert_close(found.shifted - found.log_total[:, None], HALF)
     # 0.5 ln 2 + 2 * 0.25 ln 4 = 1.5 ln 2
-    torch.testing.assert_close(entropy, torch.tensor([1.5 * math.log(2)]))
-    assert ok.tolist() == [True]
+    torch.testing.assert_close(found.entropy, torch.tensor([1.5 * math.log(2)]))
+    assert found.ok.tolist() == [True]
+    assert found.best.tolist() == [0]
 
 
 def test_forbidden_tokens_add_nothing_to_the_entropy_and_are_never_drawn() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
-    _, entropy, ok = sampling.distribution(logits)
-    assert ok.all()
-    torch.testing.assert_close(entropy, torch.tensor([math.log(2)]))
+    found = sampling.distribution(logits)
+    assert found.ok.all()
+    torch.testing.assert_close(found.entropy, torch.tensor([math.log(2)]))
     tokens, _ = draw(logits, 0.0, 0.499, 0.5, 1 - 2**-53)
     assert tokens == [1, 1, 3, 3]
 
