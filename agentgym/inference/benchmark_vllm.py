@@ -4,6 +4,7 @@ The same file is both ends: `VLLMProcess` here, `main` in the other interpreter,
 and nothing of this project.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -60,6 +61,7 @@ class VLLMProcess:
                 start_new_session=True,
             )
         except OSError as error:
+            self._log.close()
             raise RuntimeError(f"vLLM's interpreter {python!r} does not start: {error}") from error
         try:
             self._receive()
@@ -108,14 +110,13 @@ class VLLMProcess:
 
     def close(self) -> None:
         """End it and all that it has started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(OSError):  # what was not sent is of no use any more
+                    pipe.close()
         self._log.close()
 
     def _receive(self) -> dict[str, Any]:
