@@ -248,6 +248,11 @@ class MiniWobEnv(AgentEnv):
             self._page = None
 
     @property
+    def page(self) -> Page | None:
+        """The page, for tools that look behind it; Playwright's own is its `playwright`."""
+        return self._page
+
+    @property
     def has_oracle(self) -> bool:
         """True if there is a scripted expert for this task."""
         from agentgym.environments.web.oracles import ORACLES

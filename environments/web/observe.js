@@ -348,7 +348,8 @@
   }
 
   class Look {
-    constructor() {
+    constructor(attributes) {
+      this.attributes = attributes;
       this.out = [];
       this.text = null; // the line of plain text being gathered
       this.listening = listeningElements();
@@ -389,7 +390,7 @@
       const box = [rect.x + this.left, rect.y + this.top, rect.width, rect.height].map(round);
       const line = [
         element, role || "clickable", name, valueOf(element, tag), tag, depth, states, options,
-        box, attributesOf(element),
+        box, this.attributes ? attributesOf(element) : [],
       ];
       this.out.push(line);
       return line;
@@ -457,7 +458,9 @@
         if (seen && element !== element.ownerDocument.body) {
           this.flush();
           line = this.add(element, tag, role, "", depth, rect, space);
-          if (role !== "drawing") inner = { parts: [] };
+          // Its own text can be seen where it can, unless the author took care that it cannot.
+          const plain = style.textIndent === "0px" && style.fontSize !== "0px";
+          if (role !== "drawing") inner = { parts: [], of: plain ? element : null };
         }
       } else if (this.labels.has(element)) {
         inner = { parts: [] }; // dropped: the field has it as its name
@@ -535,6 +538,7 @@
       if (child.nodeType === 1) this.walk(child, depth, style, space, owner);
       else if (child.nodeType === 3) {
         if (!child.data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
+        else if (owner && owner.of === child.parentNode) owner.parts.push(child.data);
         else if (style.visibility === "visible") this.addText(child, owner, depth, space);
       }
     }
@@ -546,9 +550,9 @@
     return { cut: EVERYWHERE, port, inner: Boolean(frame), absCut: EVERYWHERE, absPort: port, frame };
   }
 
-  function look() {
+  function look(attributes) {
     scrolled = { x: scrollX, y: scrollY };
-    const view = new Look();
+    const view = new Look(attributes);
     if (document.body) view.walk(document.body, 0, null, viewSpace(), null);
     view.flush();
     for (const line of view.out) line[0] = line[0] ? idOf(line[0]) : "";
@@ -772,7 +776,7 @@
   globalThis.agentgym = {
     frame, rest, locate, reach,
     // As text: Chromium takes much longer to make JSON of an object.
-    look: () => JSON.stringify(look()),
+    look: (attributes = true) => JSON.stringify(look(attributes)),
     startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,
     listeningElements,
     // Call an element by an id of somebody else's, instead of one of ours.

@@ -42,6 +42,9 @@ class Page:
     closed, downloads refused.
     """
 
+    how = "agentgym.look()"
+    """How it is looked at."""
+
     def __init__(
         self,
         browser: "Browser",
@@ -211,10 +214,10 @@ class Page:
         Looking lays the page out, which is what makes it ask for pictures; those are waited for, up
         to `SETTLE_TIMEOUT_S`.
         """
-        raw = await self.ask("agentgym.look()")
+        raw = await self.ask(self.how)
         if self._loading:
             await self.settle()
-            raw = await self.ask("agentgym.look()")
+            raw = await self.ask(self.how)
         return view_of(raw)
 
     async def settle(self) -> None:

@@ -37,6 +37,8 @@ _DOWN = (502, 503, 504)  # what stands before a site answers for it
 class Tab(Page):
     """A page that shares its context with other tabs. Its coroutines run on the browser's loop."""
 
+    how = "agentgym.look(false)"  # raw attributes are for oracles
+
     def __init__(
         self,
         browser: "Browser",

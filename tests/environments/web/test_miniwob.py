@@ -434,6 +434,17 @@ def test_a_subset_of_actions(make: Make) -> None:
     assert env.action_space.sample() == 'click("1")'
 
 
+def test_playwright_may_look_at_the_page_between_steps(make: Make) -> None:
+    env = make("click-test")
+    assert env.page is None
+    env.reset(seed=0)
+    page = env.page
+    assert page is not None
+    assert page.run(page.playwright.title()) == "Click Test Task"
+    assert page.run(page.playwright.locator("#subbtn").text_content()) == "Click Me!"
+    assert env.step('click("1")')[1] == 1.0
+
+
 @pytest.mark.parametrize("syntax", ["python", "json", "bracket"])
 def test_an_oracle_solves_in_every_syntax(make: Make, syntax: str) -> None:
     env = make("click-test", action_syntax=syntax)
