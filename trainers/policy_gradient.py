@@ -118,7 +118,9 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         """By name, what `tables` are made of."""
         self._first: dict[str, Tensor] | None = None
         if self.config.kl_coefficient:
-            self._first = {name: w.clone() for name, w in self.optimiser.weights().items()}
+            # As the model has them: float32 copies would say no more.
+            trained = self.optimiser.parameters.items()
+            self._first = {name: p.detach().clone() for name, p in trained}
 
     # -- what a method says -------------------------------------------------------------------
 
@@ -247,13 +249,17 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
             self._columns[REFERENCE] = self._scored_by_reference()
 
     def _scored_by_reference(self) -> list[FloatArray]:
-        assert self._first is not None
-        now = {name: p.detach().clone() for name, p in self.optimiser.parameters.items()}
+        self._exchange()
         try:
-            _copy(self.optimiser.parameters, self._first)
             return self._scored_now()
         finally:
-            _copy(self.optimiser.parameters, now)
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Let the model and the reference trade weights; nothing is copied."""
+        assert self._first is not None
+        for name, parameter in self.optimiser.parameters.items():
+            self._first[name], parameter.data = parameter.data, self._first[name]
 
     def _scored_now(self) -> list[FloatArray]:
         """(L,) for each row: log-probabilities of its action tokens, without dropout."""
@@ -378,7 +384,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         self._told = {n: np.asarray(v, np.float32) for n, v in state["values"].items()}
         if self._first is not None:
             first = state["first"] or self._first
-            self._first = {name: first[name].to(w.device) for name, w in self._first.items()}
+            self._first = {name: first[name].to(w) for name, w in self._first.items()}
 
 
 def _spread(row: Row, by_turn: Array) -> FloatArray:
@@ -400,9 +406,3 @@ def _without_small(
     }
     shown = row.images_until(end)
     return replace(row, mask=mask[:end], images=shown, **columns), advantages[:end]
-
-
-@torch.no_grad()
-def _copy(parameters: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(weights[name])

@@ -184,6 +184,21 @@ def test_the_reference_is_where_training_began(lora_rank: int, episodes: Any) ->
     assert trainer.metrics()["reference_kl"] > 1e-5
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_reference_takes_no_more_memory_than_its_weights(precision: str, episodes: Any) -> None:
+    trainer: Any = make(kl_coefficient=0.1, precision=precision)
+    lessons = group(episodes, [1.0, 0.0, 1.0, 0.0])
+    trainer.start(lessons)
+    first = {name: w.clone() for name, w in trainer._first.items()}
+    assert {w.dtype for w in first.values()} == {p.dtype for p in trainer.model.parameters()}
+    trainer.step()
+    now = {name: p.detach().clone() for name, p in trainer.optimiser.parameters.items()}
+    assert any(not torch.equal(w, now[name]) for name, w in first.items())
+    trainer.start(lessons)  # scores by the reference, and goes back
+    assert all(torch.equal(w, trainer._first[name]) for name, w in first.items())
+    assert all(torch.equal(p, now[name]) for name, p in trainer.optimiser.parameters.items())
+
+
 def test_the_reference_pulls_back(episodes: Any) -> None:
     lessons = group(episodes, [1.0, 0.0])
     moved = []
