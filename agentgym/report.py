@@ -21,6 +21,7 @@ import jinja2
 
 from agentgym import __version__, durable
 from agentgym.charts import Chart, Rate, Series, line_chart, rate_chart
+from agentgym.diagnostics_view import alarm_notes, diagnostic_charts
 from agentgym.episode_view import EpisodeView, choose_episodes, phase_label, short_name
 from agentgym.errors import UnknownNameError
 from agentgym.run_folder import AFTER, BEFORE, NOTHING, RunFolder, Tally, mean_over_tasks
@@ -90,11 +91,12 @@ def _report(run: RunFolder) -> dict[str, Any]:
         "before": _shown(before),
         "after": _shown(after),
         "sentence": _sentence(before, after, len(run.by_task("after") or run.by_task("before"))),
-        "notes": [*_status(run, after), *run.notes],
+        "notes": [*_status(run, after), *alarm_notes(run.rows, run.recipe_text), *run.notes],
         "facts": _facts(run),
         "tasks": _tasks(run, before, after),
         "charts": curves,
         "more_metrics": more,
+        "diagnostics": diagnostic_charts(run.rows),
         "phases": _phases(run),
         "episodes": [
             EpisodeView.of(t, run.pictures, run=run.folder, anchor=f"episode-{i}")
