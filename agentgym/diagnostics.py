@@ -61,7 +61,7 @@ def calibration_error(table: Sequence[Sequence[float]]) -> float:
     return sum(count * abs(said - came) for count, said, came in table) / total
 
 
-def histogram(values: npt.ArrayLike, bins: int = 20) -> dict[str, list[float]]:
+def histogram(values: npt.ArrayLike, bins: int = 16) -> dict[str, list[float]]:
     """Counts of values between their least and greatest.
 
     Returns:
@@ -131,7 +131,7 @@ class AlarmsConfig:
     """More than this share of turns repeats the action before, or of n-grams stands in the same
     answer before."""
     invalid: float = 0.5
-    """More than this share of turns did not parse."""
+    """More than this share of turns did not parse or could not be carried out."""
     dead_groups: int = 3
     """So many iterations in a row, all groups had equal scores."""
     stop_after: int = 5
@@ -233,8 +233,14 @@ def _of_episodes(rows: Sequence[Row], config: AlarmsConfig) -> list[tuple[str, s
         ):
             if _number(row, name) > config.repetition:
                 found.append(("repetition", f"{_number(row, name):.0%} {what}"))
-    if config.invalid and _number(row, "unparsed_share") > config.invalid:
-        found.append(("invalid", f"{_number(row, 'unparsed_share'):.0%} of turns did not parse"))
+    unparsed, failed = _number(row, "unparsed_share"), _number(row, "failed_share")
+    if config.invalid and unparsed + failed > config.invalid:
+        found.append(
+            (
+                "invalid",
+                f"{unparsed:.0%} of turns did not parse and {failed:.0%} could not be carried out",
+            )
+        )
     return found
 
 

@@ -18,8 +18,9 @@ _CURVES: tuple[tuple[str, str, str], ...] = (
     ("update_explained_variance", "Explained variance of the critic", "1 is perfect"),
     ("update_v_calibration_error", "V against what came", "Mean distance"),
     ("update_q_calibration_error", "Q against what came", "Mean distance"),
-    ("update_dead_group_share", "Groups of equal scores", "Share"),
+    ("dead_group_share", "Groups of equal scores", "Share"),
     ("unparsed_share", "Turns that did not parse", "Share"),
+    ("failed_share", "Turns that could not be carried out", "Share"),
     ("repeated_action_share", "Turns that repeat the action before", "Share"),
     ("repeated_ngram_share", "Repeated n-grams in answers", "Share"),
     ("turns_per_episode", "Turns of an episode", "Mean"),
@@ -70,6 +71,8 @@ def _of_iteration(row: Row) -> bool:
 
 
 def _ratios(row: Row) -> dict[str, float]:
+    if row.get("update_groups"):  # groups of one compare nothing
+        return {"dead_group_share": row.get("update_dead_group_share", 0.0)}
     turns, episodes = row.get("turns"), row.get("episodes")
     if not turns or not episodes:
         return {}

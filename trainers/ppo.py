@@ -93,11 +93,12 @@ class PPOTrainer(ActorCriticTrainer):
                 "value": float(old.mean()),
                 "return": float(targets.mean()),
                 "explained_variance": explained_variance(old, targets) if np.ptp(targets) else 0.0,
-                "v_calibration_error": calibration_error(self.tables().get("v_calibration", [])),
                 "guessed_bootstraps": sum(
                     t.truncated and t.final_prompt_ids is None for t in scored
                 ),
             }
+            if table := self.tables().get("v_calibration"):
+                counts["v_calibration_error"] = calibration_error(table)
         self._sums = {}
         self._begin(rows, counts)
         if rows:

@@ -202,8 +202,10 @@ def trunk_states(
 ) -> list[Tensor]:
     """Hidden states of a trunk's last layer at given positions.
 
-    What all texts of a micro-batch begin with (the same instructions) is computed once, with
-    gradient, unless activations are checkpointed.
+    Nothing is computed twice that need not be, with or without gradient: a text that another one
+    begins with (an earlier turn of the same episode) is read inside it, and what all texts of a
+    micro-batch begin with (the same instructions) goes through once, unless activations are
+    checkpointed.
 
     Args:
         module: of `trunk`.
@@ -217,17 +219,38 @@ def trunk_states(
     """
     found: list[Tensor] = [torch.zeros(0)] * len(sequences)
     lengths = [len(ids) for ids in sequences]
-    for group in micro_batches(range(len(lengths)), lengths, micro_batch_tokens):
+    inside = _containers(sequences)
+    wanted: dict[int, dict[int, int]] = {whole: {} for whole in inside}  # place to its number
+    for index, whole in enumerate(inside):
+        for place in places[index]:
+            wanted[whole].setdefault(place, len(wanted[whole]))
+    states: dict[int, Tensor] = {}
+    for group in micro_batches(sorted(wanted), lengths, micro_batch_tokens):
         ids = torch.zeros(len(group), lengths[group[0]], dtype=torch.long)
         attention = torch.zeros(ids.shape, dtype=torch.bool)
         for line, index in enumerate(group):
             ids[line, : lengths[index]] = torch.from_numpy(np.asarray(sequences[index]))
             attention[line, : lengths[index]] = True
-        prefix = _prefix_length(module, ids, min(min(places[i], default=0) for i in group))
+        prefix = _prefix_length(module, ids, min(min(wanted[i], default=0) for i in group))
         ids, attention = ids.to(device), attention.to(device)
         hidden = _hidden(module, ids, attention, prefix)
         for line, index in enumerate(group):
-            found[index] = hidden[line, [place - prefix for place in places[index]]].float()
+            states[index] = hidden[line, [place - prefix for place in wanted[index]]].float()
+    for index, whole in enumerate(inside):
+        found[index] = states[whole][[wanted[whole][place] for place in places[index]]]
+    return found
+
+
+def _containers(sequences: Sequence[IntArray]) -> list[int]:
+    """For each text, one that begins with it and that no other begins with; maybe itself."""
+    keys = [np.asarray(ids).astype(">i4").tobytes() for ids in sequences]
+    found = list(range(len(keys)))
+    whole = -1
+    for index in sorted(found, key=lambda i: keys[i], reverse=True):
+        # in this order whatever begins with a text stands right before it
+        if whole < 0 or not keys[whole].startswith(keys[index]):
+            whole = index
+        found[index] = whole
     return found
 
 

@@ -78,6 +78,7 @@ def rules(*rows: dict[str, Any], **config: Any) -> list[str]:
         ({"repeated_action_share": 0.5}, {"repeated_action_share": 0.6}, "repetition"),
         ({"repeated_ngram_share": 0.5}, {"repeated_ngram_share": 0.6}, "repetition"),
         ({"unparsed_share": 0.5}, {"unparsed_share": 0.6}, "invalid"),
+        ({"failed_share": 0.5}, {"unparsed_share": 0.3, "failed_share": 0.3}, "invalid"),
     ],
 )
 def test_alarms_of_episodes(quiet: Any, loud: Any, rule: str) -> None:

@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from agentgym import checkpoint
 from agentgym.core import Trainer
+from agentgym.errors import TrainingError
 from agentgym.models.load import load_model
 from agentgym.models.tiny import tiny_model
 from agentgym.registry import TRAINERS
-from agentgym.types import Trajectory
+from agentgym.types import EndReason, Trajectory
 
 QUICK = {"learning_rate": 3e-3, "epochs": 2, "batch_size": 4, "micro_batch_tokens": 256}
 
@@ -191,6 +193,98 @@ def test_the_model_is_left_as_it_was_lent(name: str, lessons: Any) -> None:
     trainer.update(lessons(4))
     assert not trainer.model.training
     assert torch.equal(torch.get_rng_state(), state), "random draws of others are undisturbed"
+
+
+# -- bad input ----------------------------------------------------------------------------------
+
+
+def finite(metrics: dict[str, float]) -> bool:
+    return all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
+
+
+@pytest.mark.parametrize(("count", "turns"), [(4, 1), (2, 200)])
+def test_short_and_long_episodes_are_learned_from(
+    name: str, count: int, turns: int, lessons: Any
+) -> None:
+    quick = {"critic_steps": 1, "actor_steps": 1} if name.startswith("archer") else {}
+    trainer = make(name, epochs=1, micro_batch_tokens=4096, **quick)
+    before = weights(trainer)
+    metrics = trainer.update(lessons(count, turns=turns))
+    assert metrics["skipped_steps"] == 0
+    assert finite(metrics)
+    assert not equal(before, weights(trainer))
+
+
+@pytest.mark.parametrize("end", [EndReason.TURN_LIMIT, EndReason.TOKEN_LIMIT])
+@pytest.mark.parametrize("known", [True, False])
+def test_cut_episodes_are_learned_from(
+    name: str, end: EndReason, known: bool, lessons: Any
+) -> None:
+    """Whether or not the context that came next is on record; scored like any other."""
+    led = np.arange(3, 50, dtype=np.int32) if known else None
+    cut = [dataclasses.replace(t, end=end, final_prompt_ids=led) for t in lessons(6, turns=2)]
+    trainer = make(name)
+    metrics = trainer.update(cut)
+    assert metrics["trained_trajectories"] > 0
+    assert metrics["steps"] > 0
+    assert finite(metrics)
+    if "dropped_turns" in metrics:
+        assert metrics["dropped_turns"] == (0 if known else 6)
+    if "guessed_bootstraps" in metrics:
+        assert metrics["guessed_bootstraps"] == (0 if known else 6)
+
+
+def test_unscored_episodes_are_in_no_baseline_and_counted(name: str, lessons: Any) -> None:
+    """The update is that of the scored ones alone."""
+    scored = lessons(4)
+    unscored = [
+        dataclasses.replace(t, id=f"broken {t.id}", outcome=None, end=EndReason.ENV_ERROR)
+        for t in scored
+    ]
+    alone, mixed = make(name), make(name)
+    wanted, found = alone.update(scored), mixed.update([*scored, *unscored])
+    sampled = [t for t in unscored if not t.metadata.get("greedy")]
+    assert found["unscored"] == len(sampled)
+    assert found["trained_trajectories"] == wanted["trained_trajectories"]
+    assert equal(weights(alone), weights(mixed))
+
+
+def test_equal_groups_are_counted_and_break_nothing(name: str, lessons: Any) -> None:
+    equal_scores = [dataclasses.replace(t, outcome=1.0) for t in lessons(6)]
+    trainer = make(name)
+    before = weights(trainer)
+    metrics = trainer.update(equal_scores)
+    assert finite(metrics)
+    if name in CLONING:
+        assert metrics["steps"] > 0
+        return
+    if name != "remax":  # its greedy episodes share the groups' names, and are no members
+        assert metrics["dead_group_share"] == 1.0
+    if name not in ("ppo", "archer", "archer_offline"):  # a critic may still tell turns apart
+        assert metrics["steps"] == 0
+        assert equal(before, weights(trainer)), "nothing to learn from groups of equal scores"
+
+
+def test_weights_that_are_not_finite_are_skipped_or_stopped(name: str, lessons: Any) -> None:
+    """No step is taken on such a gradient; it is counted, and several in a row end training."""
+    trainer: Any = make(name, max_bad_steps=100)
+    with torch.no_grad():
+        trainer.model.model.norm.weight[0] = float("nan")
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    metrics = trainer.update(lessons(6))
+    for parameter_name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(
+            parameter, before[parameter_name], rtol=0, atol=0, equal_nan=True
+        )
+    assert metrics["skipped_steps"] + metrics.get("unanswered", 0.0) > 0
+    if name == "archer":  # a policy that cannot act has no gradient at all
+        assert metrics["steps"] == 0
+        return
+    stopping = make(name, max_bad_steps=2)
+    with torch.no_grad():
+        stopping.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(TrainingError, match=r"2 .*steps in a row"):
+        list(map(stopping.update, [lessons(6)] * 3))
 
 
 # -- one update, however it is cut --------------------------------------------------------------

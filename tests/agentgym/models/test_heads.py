@@ -76,6 +76,23 @@ def test_a_shared_beginning_is_read_once_with_the_same_states_and_gradient() -> 
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5 * scale)
 
 
+def test_a_text_that_another_begins_with_is_read_inside_it() -> None:
+    model, _ = tiny_model(0)
+    texts = [np.array(t, np.int32) for t in ([5, 6], [5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 8], [5])]
+    places = [[1], [0, 3], [2], [3, 1], [0]]
+    read: list[int] = []
+    hook = trunk(model).register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    with torch.no_grad():
+        found = trunk_states(trunk(model), texts, places, device=CPU)
+        hook.remove()
+        assert read == [2], "[5, 6, 7, 8] and [5, 6, 9] hold all the others"
+        for states, text, wanted in zip(found, texts, places, strict=True):
+            (alone,) = trunk_states(trunk(model), [text], [wanted], device=CPU)
+            torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-4)
+
+
 def test_an_own_trunk_checkpoints_without_dropout() -> None:
     model, _ = tiny_model(0)
     enable = getattr(model, "activation_checkpointing_enable", None)
