@@ -26,13 +26,17 @@ _NOTE = (
     "Every episode begins with the same tokens; each turn adds an observation and samples an "
     "action of fixed length. Baseline: one batch of transformers' generate per turn, which reads "
     "the whole conversation again; one at a time does the same for a single episode. A search "
-    "expands the kept nodes of a level into branches. Engines start empty in every repetition. "
+    "expands the kept nodes of a level into branches. Engines start empty in every repetition, "
+    "on a GPU with their CUDA graphs captured. "
     "Peak memory is the growth of the process (or the accelerator) above the loaded model, copies "
     "of weights included; vLLM's is all that its processes hold, without an accelerator's. Of "
     "bound: the bytes of weights and of each conversation's own keys and values that every "
     "sampled token needs, at the bandwidth that copying reaches here, against the time that all "
     "took, reading of prompts included."
 )
+
+_OTHERS = 1 << 20
+"""Seed of texts that no repetition has."""
 
 Answer: TypeAlias = Callable[[Sequence[IntArray], int], list[IntArray]]
 """Prompts and a seed to the sampled tokens of each."""
@@ -198,7 +202,8 @@ def _vllm(loaded: Any, work: Work, python: str) -> Iterator[Side]:
 def _backend(
     loaded: Any, work: Work, kind: Callable[..., InferenceBackend], repetition: int
 ) -> Measurement:
-    """A repetition by a backend that starts empty."""
+    """A repetition by a backend that starts empty, on a GPU with its graphs captured."""
+    from agentgym.inference.engine import Engine
     from agentgym.inference.hf import HFBackend
 
     resident = _Memory(loaded.model.device)
@@ -216,6 +221,10 @@ def _backend(
             )
             return [_tokens(completion) for completion in found]
 
+        if loaded.model.device.type == "cuda":
+            play(work, 1, _vocabulary(loaded), _OTHERS, answer)
+            if isinstance(backend, Engine):
+                backend.set_version(backend.version)  # forgets what it has read
         return _measure(loaded, work, repetition, answer, resident)
     finally:
         backend.close()
@@ -264,10 +273,9 @@ def _measure(
 ) -> Measurement:
     """Play the turns of a repetition; the warm-up plays one."""
     resident = resident or _Memory(loaded.model.device)
-    vocabulary = int(loaded.model.get_input_embeddings().weight.shape[0])
     turns = work.turns if repetition else 1
     started = perf_counter()
-    sampled = play(work, turns, vocabulary, repetition, answer)
+    sampled = play(work, turns, _vocabulary(loaded), repetition, answer)
     seconds = perf_counter() - started
     peak = resident.peak_mib()
     return Measurement(
@@ -279,6 +287,10 @@ def _measure(
         },
         outcome=[turns, work.action],
     )
+
+
+def _vocabulary(loaded: Any) -> int:
+    return int(loaded.model.get_input_embeddings().weight.shape[0])
 
 
 def play(work: Work, turns: int, vocabulary: int, seed: int, answer: Answer) -> int:
@@ -331,9 +343,13 @@ def _token_bytes(model: Any) -> int:
 
 
 def _memory(model: Any, work: Work) -> int:
-    """Bytes for keys and values: what all conversations take in the end, twice."""
+    """Bytes for keys and values: what all conversations take in the end, four times.
+
+    Running texts and what is kept of them both have room; only what is written takes memory on a
+    CPU.
+    """
     longest = work.shared + work.turns * (work.observation + work.action) + 64
-    return 2 * work.episodes * work.branches * longest * _token_bytes(model)
+    return 4 * work.episodes * work.branches * longest * _token_bytes(model)
 
 
 def copy_bandwidth(device: Any, size: int) -> float:
