@@ -221,25 +221,29 @@ class TrajectoryStore:
         return data
 
     def with_pictures(self, trajectory: Trajectory) -> Trajectory:
-        """A stored episode whose prompts' pictures have their bytes, as training needs them.
+        """A stored episode whose pictures have their bytes, as training and judges need them.
 
         Raises:
             StoreError: one is not there, or damaged.
         """
         known: dict[str, Image] = {}
 
-        def filled(image: Image) -> Image:
-            if image.data is not None:
+        def filled(image: Image | None) -> Image | None:
+            if image is None or image.data is not None:
                 return image
             if image.sha256 not in known:
                 known[image.sha256] = Image(image.sha256, self.image(image.sha256))
             return known[image.sha256]
 
         turns = tuple(
-            replace(turn, prompt_images=tuple(map(filled, turn.prompt_images)))
+            replace(
+                turn,
+                image=filled(turn.image),
+                prompt_images=tuple(i for image in turn.prompt_images if (i := filled(image))),
+            )
             for turn in trajectory.turns
         )
-        return replace(trajectory, turns=turns)
+        return replace(trajectory, turns=turns, final_image=filled(trajectory.final_image))
 
     def refresh(self) -> None:
         """See what another process has appended or truncated since."""

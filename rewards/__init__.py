@@ -14,3 +14,8 @@ def register() -> None:
         "agentgym.rewards.episode_return:EpisodeReturn",
         "the sum of the environment's rewards, scaled to [0, 1]",
     )
+    REWARDS.register(
+        "yes_no",
+        "agentgym.rewards.yes_no:YesNo",
+        "a language or vision-language model says whether the goal was reached",
+    )

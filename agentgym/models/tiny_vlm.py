@@ -5,9 +5,11 @@ positions are a text's. `tiny-vlm-mrope` is a Qwen2.5-VL: as many features as th
 and positions of three axes.
 """
 
+import importlib
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -17,8 +19,6 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
 )
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from agentgym.errors import ConfigError
 from agentgym.models.tiny import SPECIAL_TOKENS, tiny_tokenizer
@@ -100,9 +100,20 @@ def tiny_vlm(
     return model.eval(), processor
 
 
+def _image_processor(family: str, name: str) -> Any:
+    """A family's image processor that needs Pillow alone; older transformers have no other."""
+    try:
+        module = importlib.import_module(
+            f"transformers.models.{family}.image_processing_pil_{family}"
+        )
+    except ImportError:
+        return getattr(transformers, name)
+    return getattr(module, f"{name}Pil")
+
+
 def _idefics3(text: dict[str, Any], tokenizer: Any, template: str, scale: float) -> tuple[Any, Any]:
     """Tiles of 32 x 32 pixels, each 4 tokens."""
-    images: Any = Idefics3ImageProcessorPil(
+    images = _image_processor("idefics3", "Idefics3ImageProcessor")(
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
     )
     processor: Any = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template)
@@ -129,7 +140,7 @@ def _idefics3(text: dict[str, Any], tokenizer: Any, template: str, scale: float)
 
 def _qwen(text: dict[str, Any], tokenizer: Any, template: str, scale: float) -> tuple[Any, Any]:
     """Patches of 8 x 8 pixels, four of them a token; at most 36 tokens a picture."""
-    images: Any = Qwen2VLImageProcessorPil(
+    images = _image_processor("qwen2_vl", "Qwen2VLImageProcessor")(
         patch_size=8, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
     )
     processor = stills_only(Qwen2_5_VLProcessor)(images, tokenizer, chat_template=template)

@@ -3,6 +3,7 @@
 Run as a program, this file is the writer that a test kills.
 """
 
+import dataclasses
 import errno
 import hashlib
 import itertools
@@ -147,6 +148,23 @@ def test_pictures_are_kept_once_by_content(store: TrajectoryStore) -> None:
     assert (store.folder / "images" / found.sha256[:2] / f"{found.sha256}.png").is_file()
     store.append([episode(99, images=True)])
     store.append(store.read(["rollout/00000"]))  # pictures without bytes that are there already
+
+
+def test_an_episode_gets_the_bytes_of_its_pictures_back(store: TrajectoryStore) -> None:
+    whole = episode(1)
+    turn = dataclasses.replace(whole.turns[0], prompt_images=(picture(b"a"), picture(b"b")))
+    store.append([dataclasses.replace(whole, turns=(turn,))])
+    (read,) = store
+    assert all(image.data is None for image in read.turns[0].prompt_images)
+    filled = store.with_pictures(read)
+    assert [image.data for image in filled.turns[0].prompt_images] == [b"a", b"b"]
+    assert filled.turns[0].image == whole.turns[0].image
+    for image in (filled.turns[0].image, filled.final_image):
+        assert image is not None
+        assert image.data is not None
+    lost = dataclasses.replace(read, final_image=Image("0" * 64))
+    with pytest.raises(StoreError, match="holds no picture"):
+        store.with_pictures(lost)
 
 
 def test_pictures_that_are_not_what_they_say(store: TrajectoryStore) -> None:

@@ -10,7 +10,9 @@ from agentgym.registry import REWARDS
 from agentgym.types import NO_TOKENS, EndReason, Task, Trajectory, Turn, Verdict
 
 # Arguments of those that need some.
-ARGUMENTS: dict[str, Mapping[str, Any]] = {}
+ARGUMENTS: dict[str, Mapping[str, Any]] = {
+    "yes_no": {"model": "tiny", "dtype": "float32", "device": "cpu"},
+}
 
 
 def episode(index: int, end: EndReason, outcome: float | None, *rewards: float) -> Trajectory:
