@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 LEARNING_RATE = 1e-6
@@ -56,20 +56,20 @@ class _Meter:
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        self._started = perf_counter()
+        self._worked, self._started = process_time(), perf_counter()
 
     def stop(self) -> dict[str, Any]:
         if self._cuda:
             import torch
 
             torch.cuda.synchronize(self._device)
-        seconds = perf_counter() - self._started
+        seconds, worked = perf_counter() - self._started, process_time() - self._worked
         if self._cuda:
             peak = torch.cuda.max_memory_allocated(self._device) >> 10
         else:
             found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
             peak = int(found[1]) if found else 0
-        return {"seconds": seconds, "peak_mib": peak >> 10}
+        return {"seconds": seconds, "cpu_ms": int(1000 * worked), "peak_mib": peak >> 10}
 
 
 def _steps(settings: Mapping[str, Any]) -> Iterator[list[str]]:

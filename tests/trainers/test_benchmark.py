@@ -87,4 +87,5 @@ def test_a_quick_run_does_the_same_work_on_both_sides() -> None:
         assert row["steps"] == 1
         assert row["action_tokens"] == work.prompts * work.answers * work.new_tokens
         assert row["peak_mib"] > 50
+        assert row["cpu_ms"] > 0
         assert 0 < row["generation_share"] < 1
