@@ -170,6 +170,7 @@ class MiniWobEnv(AgentEnv):
         self._running = False
         self._history: list[ActionCall] = []
         self._memory: dict[str, Any] = {}
+        self._picture = b""  # of the last look
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -197,6 +198,7 @@ class MiniWobEnv(AgentEnv):
         self._clean = False
         self._history, self._memory = [], {}
         self.goal = self._page.run(self._start(self._page, page_seed, restart))
+        self._develop()
         self._clean = self._running = True
         self.diagnostics = {"reset_s": time.perf_counter() - started, "restarted": restart}
         return self._observation(""), {"page_seed": page_seed}
@@ -213,6 +215,7 @@ class MiniWobEnv(AgentEnv):
         reading = self.action_set.read(action, self.action_syntax)
         self._running = False  # unless all goes well
         error, (done, raw, scaled, reason) = page.run(self._act(page, reading))
+        self._develop()
         raw, scaled = float(raw or 0), float(scaled or 0)
         self._running = not done
         self.diagnostics["step_s"] = time.perf_counter() - started
@@ -302,7 +305,7 @@ class MiniWobEnv(AgentEnv):
 
     async def _act(self, page: Page, reading: Reading) -> tuple[str, list[Any]]:
         """Carry out a call; returns what was wrong with it, and the page's own state."""
-        error, ms, image = "", float(STEP_MS), self.view.image
+        error, ms = "", float(STEP_MS)
         if reading.call is not None:
             error = await perform(page, reading.call, self.view)
             if not error:
@@ -321,18 +324,25 @@ class MiniWobEnv(AgentEnv):
                     raise
         if page.left_for:
             self._clean = False
-            self.view = PageView((), url=page.left_for, image=image)
+            self.view = PageView((), url=page.left_for)
             return error, [True, -1.0, -1.0, "left the page"]
         await self._photograph(page)
         return error, state
 
     async def _photograph(self, page: Page) -> None:
-        """Add the picture to what has been seen, if there is to be one."""
         if self.images:
-            image = image_of(await page.photograph(), (WIDTH, HEIGHT))
-            self.view = replace(self.view, image=image)
+            self._picture = await page.photograph()
 
     # ---- parts -------------------------------------------------------------------------------
+
+    def _develop(self) -> None:
+        """Add the picture to what was seen, if there is to be one.
+
+        Not on the browser's loop, which would keep all other pages waiting.
+        """
+        if self.images:
+            image = image_of(self._picture, (WIDTH, HEIGHT))
+            self.view = replace(self.view, image=image)
 
     def _live_page(self) -> Page:
         if not self._running or self._page is None:
