@@ -573,6 +573,9 @@ def serve(
     ] = None,
     max_body: Annotated[int, typer.Option(help="Largest request, in bytes.")] = 4 << 20,
     max_queue: Annotated[int, typer.Option(help="Most answers waiting or in the making.")] = 256,
+    memory: Annotated[
+        float, typer.Option(min=0, help="GiB for the engine's keys and values; 0: its own choice.")
+    ] = 0.0,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
@@ -594,6 +597,7 @@ def serve(
         embedder=embedder,
         max_body=max_body,
         max_queue=max_queue,
+        memory=memory,
     )
 
 

@@ -89,6 +89,9 @@ class Recipe:
     backend: Literal["hf", "engine"] = "hf"
     """What samples: "hf" resumes bit by bit; "engine" is several times faster on episodes of many
     turns, and equal up to rounding."""
+    backend_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the backend, such as the engine's `memory`: bytes for keys and values,
+    which runs that share an accelerator must divide among them."""
     tasks: TasksConfig = field(default_factory=TasksConfig)
     env: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of every environment."""

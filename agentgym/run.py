@@ -7,6 +7,7 @@ begun again from its start (an update from its last checkpoint) with the same se
 written by then is taken back, so that a resumed run equals one that was never stopped.
 """
 
+import inspect
 import logging
 import os
 import platform
@@ -442,8 +443,14 @@ class Run:
             if adapted:
                 module = self._load_base().model
             vision = self._load().vision
-            seeing = {} if vision is None else {"vision": vision}
-            self._sampler = (trainer.model, BACKENDS.get(name)(module, self.tokenizer, **seeing))
+            options = {} if vision is None else {"vision": vision}
+            options |= self.recipe.backend_options
+            factory = BACKENDS.get(name)
+            try:
+                inspect.signature(factory).bind(module, self.tokenizer, **options)
+            except TypeError as error:
+                raise ConfigError(f"backend_options: {name!r} {error}") from error
+            self._sampler = (trainer.model, factory(module, self.tokenizer, **options))
         backend = self._sampler[1]
         backend.load_weights(trainer.weights() if adapted else {}, self.version)
         return backend

@@ -81,7 +81,8 @@ class Engine:
             dtype: for a name, see `load_model`.
             device: for a name, see `load_model`.
             memory: bytes for keys and values. By default a quarter of the machine's memory but
-                at most 4 GiB, on an accelerator most of what is free.
+                at most 4 GiB; on an accelerator three tenths of what is free, so that a trainer or
+                other runs have room.
             max_batch: most texts in a step; by default 64, on a GPU 256.
             chunk: most tokens of prompts in a step; long prompts are read in so many steps, while
                 other texts go on. By default 1024, on a GPU 8192.
@@ -493,6 +494,6 @@ class Engine:
 def _memory_of(device: torch.device) -> int:
     """Bytes that keys and values may take by default."""
     if device.type == "cuda":
-        return int(0.8 * torch.cuda.mem_get_info(device)[0])
+        return int(0.3 * torch.cuda.mem_get_info(device)[0])
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine // 4, _DEFAULT_MEMORY)

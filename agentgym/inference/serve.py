@@ -597,6 +597,7 @@ def serve(
     embedder: str | None = None,
     max_body: int = 4 << 20,
     max_queue: int = 256,
+    memory: float = 0.0,
 ) -> None:
     """Load a model and serve it until SIGINT or SIGTERM: the body of `agentgym serve`.
 
@@ -613,6 +614,7 @@ def serve(
         embedder: see `SentenceEmbedder`; `None` serves no embeddings.
         max_body: see `ServeConfig`.
         max_queue: see `ServeConfig`.
+        memory: GiB for the engine's keys and values; 0 leaves it to the engine.
 
     Raises:
         ConfigError: an option is wrong, the port is taken, or the model cannot be loaded.
@@ -621,6 +623,8 @@ def serve(
 
     if backend not in ("engine", "hf"):
         raise ConfigError(f"--backend must be engine or hf, got {backend!r}")
+    if memory < 0 or (memory and backend != "engine"):
+        raise ConfigError(f"--memory is of the engine, in GiB above 0, got {memory!r}")
     if api_key_env:
         api_key = api_key or paths.variable(api_key_env) or ""
         if not api_key:
@@ -639,7 +643,8 @@ def serve(
         vocabulary=int(untyped.get_input_embeddings().weight.shape[0]),
     )
     vectors = None if embedder is None else SentenceEmbedder(embedder, device=device)
-    engine = BACKENDS.get(backend)(loaded)
+    options = {"memory": int(memory * (1 << 30))} if memory else {}
+    engine = BACKENDS.get(backend)(loaded, **options)
     server = Server(engine, loaded.tokenizer, config, vectors, loaded.vision)
     try:
         run(server, host, port)

@@ -251,6 +251,15 @@ def test_the_engine_samples_with_the_current_weights(lora_rank: int, tmp_path: P
         assert [turn[:3] for turn in ours[3]] == [turn[:3] for turn in exact[3]]  # all but rounding
 
 
+def test_backends_take_options(tmp_path: Path) -> None:
+    plan = recipe(iterations=0, backend="engine", backend_options={"memory": 1})
+    with Progress() as progress, pytest.raises(ConfigError, match="memory must hold two pages"):
+        Run.start(plan, tmp_path / "small", progress).execute()
+    plan = recipe(iterations=0, backend_options={"memmory": 1})
+    with Progress() as progress, pytest.raises(ConfigError, match=r"backend_options.*'memmory'"):
+        Run.start(plan, tmp_path / "unknown", progress).execute()
+
+
 def test_methods_may_ask_for_greedy_episodes(tmp_path: Path) -> None:
     plan = recipe(iterations=1, demonstrations=0, trainer="remax", train={"learning_rate": 1e-3})
     with Progress() as progress:

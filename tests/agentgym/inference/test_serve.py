@@ -648,6 +648,8 @@ def test_the_command(served: list[Any], monkeypatch: pytest.MonkeyPatch, backend
         (["--host", "0.0.0.0"], "--api-key"),
         (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["--max-queue", "0"], "above 0"),
+        (["--memory", "1", "--backend", "hf"], "--memory"),
+        (["--memory", "1e-8"], "two pages"),
     ],
 )
 def test_wrong_options(
