@@ -120,9 +120,11 @@ class LanguagePlayer:
         Raises:
             InferenceError: the backend could not answer.
             EnvFailureError: the backend could not answer this request.
-            ConfigError: the last message is the player's own.
+            ConfigError: the last message is the player's own, or pictures cannot be shown.
         """
         talk = _alternating(turn)
+        if self.format is not None and any(message.images for message in talk):
+            raise ConfigError(f"{self.name} reads ids, which hold no pictures; leave out tokenizer")
         messages = (Message("system", turn.instructions), *talk)
         ids = NO_TOKENS if self.format is None else self._ids(self.format, turn.instructions, talk)
         request = GenerationRequest(ids, self.sampling, turn.seed, messages)
@@ -152,9 +154,13 @@ def _alternating(turn: PlayerTurn) -> list[Message]:
     for message in turn.messages:
         role: Role = "assistant" if message.role == "assistant" else "user"
         if talk and talk[-1].role == role:
-            talk[-1] = Message(role, f"{talk[-1].content}\n{message.content}")
+            before = talk[-1]
+            start = len(before.content) + 1
+            images = tuple((start + place, image) for place, image in message.images)
+            joined = f"{before.content}\n{message.content}"
+            talk[-1] = Message(role, joined, before.images + images)
         else:
-            talk.append(Message(role, message.content))
+            talk.append(Message(role, message.content, message.images))
     if not talk or talk[-1].role == "assistant":
         raise ConfigError(f"{turn.role} has nothing to answer: the last message must be another's")
     return talk if talk[0].role == "user" else [Message("user", ""), *talk]

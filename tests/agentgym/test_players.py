@@ -14,7 +14,7 @@ from agentgym.errors import ConfigError, EnvFailureError, InferenceError
 from agentgym.inference.scripted import ScriptedBackend
 from agentgym.models.tiny import tiny_tokenizer
 from agentgym.players import LanguagePlayer, Player, PlayerTurn, ask
-from agentgym.types import Message
+from agentgym.types import Image, Message
 
 
 class Says:
@@ -194,3 +194,15 @@ def test_a_backend_is_not_asked_by_more_than_it_can_take() -> None:
         thread.join()
     assert most <= 2
     assert len(player.backend.requests) == 6  # type: ignore[attr-defined]
+
+
+def test_pictures_stay_where_they_are_in_the_talk() -> None:
+    red, blue = Image("a" * 64, b"red"), Image("b" * 64, b"blue")
+    messages = (Message("user", "See ", ((4, red),)), Message("user", "and ", ((4, blue),)))
+    backend = ScriptedBackend(["yes"])
+    turn = PlayerTurn("judge", "Look.", messages)
+    assert LanguagePlayer(backend).answer(turn) == "yes"
+    message = backend.requests[0].messages[1]
+    assert message.parts == ("See ", red, "\nand ", blue)
+    with pytest.raises(ConfigError, match="hold no pictures"):
+        LanguagePlayer(ScriptedBackend(["yes"]), tiny_tokenizer()).answer(turn)

@@ -140,6 +140,32 @@ class Evaluation:
             factors.append(factor)
         return Evaluation(tuple(factors))
 
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> "Evaluation":
+        """What `to_json` made.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        try:
+            questions = [
+                Question(
+                    q["kind"], q["task"], q["reference"], q["answer"], tuple(q.get("pictures", ()))
+                )
+                for q in told["questions"]
+            ]
+            given = iter(questions)
+            factors = []
+            for f in told["factors"]:
+                question = next(given) if f["value"] is None and questions else None
+                factors.append(Factor(f["name"], f["value"], f["detail"], question))
+            made = cls(tuple(factors))
+        except (KeyError, TypeError, StopIteration) as error:
+            raise ConfigError(f"{str(told)[:80]} is no evaluation: {error!r}") from error
+        if len(made.questions) != len(questions) or (made.score is None and not questions):
+            raise ConfigError(f"{str(told)[:80]} is no evaluation: its questions do not fit")
+        return made
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values, for `info` and stores."""
         return {

@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 import agentgym
 from agentgym.environments.web import miniwob
+from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.miniwob import MiniWobEnv
 from agentgym.environments.web.miniwob_tasks import RESTARTABLE, TASKS
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
@@ -51,6 +52,60 @@ def test_check_env(task: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_random_episode_runs_to_its_end(task: str) -> None:
+    env = gym.make(f"agentgym/miniwob.{task}-v0", disable_env_checker=True)
+    env.action_space.seed(7)
+    env.reset(seed=7)
+    over = steps = 0
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        steps += 1
+        over = terminated or truncated
+        assert info["parsed"], info
+        assert observation["goal"]
+        assert -1.0 <= float(reward) <= 1.0
+        assert reward == (info["raw_reward"] if terminated else 0.0)
+        assert ("success" in info) is terminated
+    assert steps <= 10
+    env.close()
+
+
+RAW = """(() => {
+  Math.seedrandom(%d); core.EPISODE_MAX_TIME = 1e9; core.startEpisodeReal();
+})()"""
+CLICKED = (  # pages without timers, so that events alone decide
+    *("click-test-2", "click-button", "click-checkboxes", "click-dialog-2", "click-shape"),
+    *("click-color", "grid-coordinate", "identify-shape", "bisect-angle", "circle-center"),
+    *("tic-tac-toe", "count-sides", "navigate-tree"),
+)
+
+
+@pytest.mark.parametrize("task", CLICKED)
+def test_rewards_are_the_pages_own_for_the_same_seed_and_events(make: Make, task: str) -> None:
+    """Against the page as it comes, without our clock and styles, under Playwright's mouse."""
+    env, rng = make(task), np.random.default_rng(3)
+    size = (miniwob.WIDTH, miniwob.HEIGHT)
+    raw = Browser.shared().page(size=size, offline=True)
+    ended = []
+    for seed in range(4):
+        _, info = env.reset(seed=seed)
+        raw.run(raw.navigate(env._url))
+        raw.run(raw.evaluate(RAW % info["page_seed"]))
+        for _ in range(25):
+            x, y = int(rng.integers(160)), int(rng.integers(50, 210))
+            _, reward, terminated, _, info = env.step(f"click_at({x}, {y})")
+            raw.run(raw.playwright.mouse.click(x, y))
+            state = "[WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL]"
+            assert [terminated, info["raw_reward"]] == raw.run(raw.evaluate(state)), (seed, x, y)
+            if terminated:
+                assert reward == info["raw_reward"]
+                ended.append(reward)
+                break
+    raw.close()
+    assert ended
 
 
 @pytest.mark.parametrize("arguments", [{"images": True}, {"action_syntax": "json"}])
