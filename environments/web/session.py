@@ -187,16 +187,20 @@ class Session:
             reaches = (lambda host, port: False) if offline else guard.reaches
             relay = Relay(reaches, lambda host: not guard.named(host))
             options["proxy"] = {"server": await relay.start()}
-            context = await new_context(chromium, size, **options)
-            await context.add_init_script(script("listeners.js") + script("pending.js"))
-            if tape is not None:
-                await context.add_init_script(same_world(tape))
-            await context.grant_permissions(permissions)  # denies all others
-            session = cls(browser, context, gate, guard, size, dialogs, relay)
-            session.current = await session._open_tab()
-            if tape is not None or log is not None:
-                session._wire = await Wire.of(chromium)
-                await session._wire.listen(session._context_id, tape, log)
+            try:
+                context = await new_context(chromium, size, **options)
+                await context.add_init_script(script("listeners.js") + script("pending.js"))
+                if tape is not None:
+                    await context.add_init_script(same_world(tape))
+                await context.grant_permissions(permissions)  # denies all others
+                session = cls(browser, context, gate, guard, size, dialogs, relay)
+                session.current = await session._open_tab()
+                if tape is not None or log is not None:
+                    session._wire = await Wire.of(chromium)
+                    await session._wire.listen(session._context_id, tape, log)
+            except BaseException:  # Chromium ended meanwhile, or nobody waits any more
+                relay.close()
+                raise
             return session
 
         return browser.run(browser.use(open_in), START_TIMEOUT_S)

@@ -257,6 +257,24 @@ def test_a_new_tab_that_never_loads_is_given_up(
     assert surfer.tabs() == [(f"{home}/", "T")]
 
 
+def test_a_session_that_does_not_open_leaves_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise BrowserError("Chromium ended")
+
+    closed: list[bool] = []
+    close = session_module.Relay.close
+
+    def closing(relay: Any) -> None:
+        close(relay)
+        closed.append(relay._server is None)
+
+    monkeypatch.setattr(session_module, "new_context", fails)
+    monkeypatch.setattr(session_module.Relay, "close", closing)
+    with pytest.raises(BrowserError, match="Chromium ended"):
+        Session.open(Browser.shared(), Guard(["a"]))
+    assert closed == [True]
+
+
 def test_chromiums_end_is_no_fault_of_a_page(serve: Serve, surf: Surf) -> None:
     home = serve({"/": "Home"})
     surfer = surf(home)

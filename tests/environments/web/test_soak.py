@@ -186,7 +186,7 @@ def nothing_is_left(before: dict[str, float], seen: list[dict[str, float]]) -> N
         time.sleep(0.1)
     assert chromium.contexts == []
     quarter = len(seen) // 4
-    for name, most in (("memory", 60), ("driver", 120), ("handles", 40), ("threads", 4)):
+    for name, most in (("memory", 60), ("driver", 120), ("handles", 12), ("threads", 4)):
         early = statistics.median(each[name] for each in seen[quarter : 2 * quarter])
         late = statistics.median(each[name] for each in seen[-quarter:])
         assert late - early <= most, (name, early, late)
