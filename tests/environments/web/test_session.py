@@ -11,6 +11,7 @@ import pytest
 from agentgym.environments.web import session as session_module
 from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.guard import Guard
+from agentgym.environments.web.relay import Relay
 from agentgym.environments.web.session import MAX_TABS, Session
 from agentgym.errors import BrowserError, ConfigError
 
@@ -262,14 +263,14 @@ def test_a_session_that_does_not_open_leaves_no_server(monkeypatch: pytest.Monke
         raise BrowserError("Chromium ended")
 
     closed: list[bool] = []
-    close = session_module.Relay.close
+    close = Relay.close
 
     def closing(relay: Any) -> None:
         close(relay)
         closed.append(relay._server is None)
 
     monkeypatch.setattr(session_module, "new_context", fails)
-    monkeypatch.setattr(session_module.Relay, "close", closing)
+    monkeypatch.setattr(Relay, "close", closing)
     with pytest.raises(BrowserError, match="Chromium ended"):
         Session.open(Browser.shared(), Guard(["a"]))
     assert closed == [True]
