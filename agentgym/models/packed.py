@@ -36,7 +36,7 @@ class _Call:
     above: Tensor | None
     """(P,) indices of the tokens that all of them see; `None` for the beginnings of rows."""
     visible: Tensor | None
-    """(n or 1, 1, S, P + S) bool; `None` where plain causal attention says it."""
+    """(1, 1, S, P + S) bool; `None` where plain causal attention says it."""
 
 
 class Attention:
@@ -52,19 +52,17 @@ class Attention:
         children: dict[int, list[int]] = {}
         for index, segment in enumerate(segments):
             children.setdefault(segment.parent, []).append(index)
-        self._calls = [
-            _call(segments, parent, siblings, device)
-            for parent, family in children.items()
-            for siblings in _alike(segments, family)
-        ]
-        back = torch.empty(sum(s.length for s in segments), dtype=torch.long, device=device)
+        self._calls: list[_Call] = []
+        back = torch.empty(sum(s.length for s in segments), dtype=torch.long)
         offset = 0
-        for call in self._calls:  # the first of equal indices is the token, the others padding
-            flat = call.queries.flatten()
-            places = torch.arange(offset, offset + len(flat), device=device)
-            back.scatter_(0, flat.flip(0), places.flip(0))
-            offset += len(flat)
-        self._back = back
+        for parent, family in children.items():
+            for siblings in _alike(segments, family):
+                queries, filled = _queries(segments, siblings)
+                places = torch.arange(offset, offset + queries.numel()).view_as(queries)
+                back[queries[filled]] = places[filled]
+                offset += queries.numel()
+                self._calls.append(_call(segments, parent, queries, device))
+        self._back = back.to(device)
 
     def __call__(
         self, queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float, scale: float
@@ -198,14 +196,16 @@ def _alike(segments: Sequence[Segment], family: list[int]) -> Iterator[list[int]
     yield group
 
 
-def _call(
-    segments: Sequence[Segment], parent: int, siblings: list[int], device: torch.device
-) -> _Call:
+def _queries(segments: Sequence[Segment], siblings: list[int]) -> tuple[Tensor, Tensor]:
+    """(n, S) indices of segments' tokens, padded with each one's first, and where they are not."""
     starts = torch.tensor([segments[i].start for i in siblings])[:, None]
     lengths = torch.tensor([segments[i].length for i in siblings])[:, None]
-    longest = int(lengths.max())
-    columns = torch.arange(longest)
-    queries = starts + torch.where(columns < lengths, columns, 0)
+    columns = torch.arange(int(lengths.max()))
+    filled = columns < lengths
+    return starts + torch.where(filled, columns, 0), filled
+
+
+def _call(segments: Sequence[Segment], parent: int, queries: Tensor, device: torch.device) -> _Call:
     if parent < 0:  # padding is at the end, where no token of the row sees it
         return _Call(queries.to(device), None, None)
     above: list[Tensor] = []
@@ -214,7 +214,8 @@ def _call(
         above.insert(0, torch.arange(segment.start, segment.start + segment.length))
         parent = segment.parent
     seen = torch.cat(above)
-    visible = torch.ones(longest, len(seen) + longest, dtype=torch.bool)
+    columns = torch.arange(queries.shape[1])
+    visible = torch.ones(len(columns), len(seen) + len(columns), dtype=torch.bool)
     visible[:, len(seen) :] = columns <= columns[:, None]
     return _Call(queries.to(device), seen.to(device), visible[None, None].to(device))
 
