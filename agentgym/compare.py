@@ -5,6 +5,7 @@ be stopped and gone on with. Curves are read at equal numbers of environment tur
 shortest run has had, so that nobody gains by longer episodes.
 """
 
+import hashlib
 import json
 import re
 import sys
@@ -107,7 +108,7 @@ class Comparison:
     chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By arm: the choice that it was tuned to."""
     tuning: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """By arm and choice: return after training on the validation tasks, over the tuning seeds."""
+    """By arm and choice: success after training on the validation tasks, over the tuning seeds."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -187,7 +188,8 @@ def compare(
     Arms that differ in nothing before the online method's first episode begin with the very same
     warm start, made once for each seed. An arm with choices is tuned first, on seeds of its own and
     on validation tasks, `VALIDATION` seeds away from those of the comparison: the choice with the
-    highest mean return after training is taken (of equal ones, the first).
+    highest mean success after training is taken (of equal ones, the first). Success and not the
+    return: a return can be raised by episodes that end early, in whatever way.
 
     Args:
         recipe: name or file.
@@ -232,7 +234,7 @@ def compare(
 def _tune(
     workshop: "_Workshop", arms: Sequence[Arm], folder: Path, count: int, iterations: int
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, tuple[str, ...]]]:
-    """Returns after training by arm and choice, and by arm what was chosen."""
+    """Success after training by arm and choice, and by arm what was chosen."""
     tried = {
         arm.name: [Arm(f"{arm.name} {c}", (*arm.overrides, c)) for c in arm.choices]
         for arm in arms
@@ -252,7 +254,7 @@ def _tune(
     for name, candidates in tried.items():
         worth = {
             arm.overrides[-1]: Estimate.of(
-                [_history(folder / _slug(arm.name) / f"seed-{seed}").worth for seed in seeds]
+                [_history(folder / _slug(arm.name) / f"seed-{seed}").final for seed in seeds]
             )
             for arm in candidates
         }
@@ -293,7 +295,8 @@ class _Workshop:
         for run in planned:
             run.check()
         runs = _with_warm_starts(planned, warm_starts)
-        sources = list({run.source.folder: run.source for run in runs if run.source}.values())
+        new = [run.source for run in runs if run.source and not (run.folder / RECIPE).exists()]
+        sources = list({source.folder: source for source in new}.values())
         for stage in (sources, runs):
             if self.jobs == 1:
                 for run in stage:
@@ -349,10 +352,10 @@ def _with_warm_starts(runs: Sequence[_Planned], folder: Path) -> list[_Planned]:
     for run in runs:
         shared.setdefault(config.dump(before_online(run.plan)), []).append(run)
     found = []
-    for number, group in enumerate(shared.values()):
+    for way, group in shared.items():
         plan, source = before_online(group[0].plan), None
         if plan.demonstrations and len(group) > 1:
-            name = f"{number}-seed-{plan.seed}"
+            name = f"seed-{plan.seed}-{hashlib.blake2b(way.encode(), digest_size=4).hexdigest()}"
             # the last phase before the evaluation after training
             source = _Planned(
                 name=f"warm start, seed {plan.seed}",
@@ -402,11 +405,6 @@ class _History:
     before: float
     final: float
     reward: float | None
-
-    @property
-    def worth(self) -> float:
-        """What tuning goes by: the return, or the success where no return was recorded."""
-        return self.final if self.reward is None else self.reward
 
 
 def _history(folder: Path) -> _History:
