@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import typer
@@ -357,6 +357,9 @@ def compare(
     tuning_iterations: Annotated[
         int, typer.Option(help="Iterations of these runs; 0: as many as in the comparison.")
     ] = 0,
+    tuned_by: Annotated[
+        Literal["success", "return"], typer.Option(help="What of these runs decides.")
+    ] = "success",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="key=value for every arm; repeatable.")
     ] = None,
@@ -380,6 +383,7 @@ def compare(
             overrides=overrides or (),
             tuning_seeds=tuning_seeds,
             tuning_iterations=tuning_iterations,
+            tuned_by=tuned_by,
             jobs=jobs,
             progress=progress,
             on_run=lambda name: err.print(plain(name), style="bold"),

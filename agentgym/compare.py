@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -31,6 +31,8 @@ from agentgym.run import SUMMARY as SUMMARY_OF_RUN
 from agentgym.stats import bootstrap_interval
 from agentgym.toml import to_toml
 
+Measure = Literal["success", "return"]
+"""Of the evaluation after training. A return may be raised by episodes that end early, somehow."""
 POINTS = 24
 """Of a curve, evenly spaced in environment turns."""
 SUMMARY, PAGE, CURVES = "comparison.json", "comparison.html", "curves.svg"
@@ -108,7 +110,9 @@ class Comparison:
     chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By arm: the choice that it was tuned to."""
     tuning: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """By arm and choice: success after training on the validation tasks, over the tuning seeds."""
+    """By arm and choice: what it came to on the validation tasks, over the tuning seeds."""
+    tuned_by: Measure = "success"
+    """Which measure that is."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -179,6 +183,7 @@ def compare(
     overrides: Sequence[str] = (),
     tuning_seeds: int = 2,
     tuning_iterations: int = 0,
+    tuned_by: Measure = "success",
     jobs: int = 1,
     progress: Progress | None = None,
     on_run: Callable[[str], None] | None = None,
@@ -188,8 +193,7 @@ def compare(
     Arms that differ in nothing before the online method's first episode begin with the very same
     warm start, made once for each seed. An arm with choices is tuned first, on seeds of its own and
     on validation tasks, `VALIDATION` seeds away from those of the comparison: the choice with the
-    highest mean success after training is taken (of equal ones, the first). Success and not the
-    return: a return can be raised by episodes that end early, in whatever way.
+    highest mean after training is taken (of equal ones, the first).
 
     Args:
         recipe: name or file.
@@ -199,6 +203,7 @@ def compare(
         overrides: ``key=value`` for every arm, before its own.
         tuning_seeds: runs of each choice of an arm; their seeds are no run's of the comparison.
         tuning_iterations: of these runs; 0 for as many as in the comparison.
+        tuned_by: what of the evaluation after training decides.
         jobs: runs at the same time, above 1 in processes of their own that share the cores.
         progress: where to say how far it is.
         on_run: told each run's name as it begins (with `jobs`: as it ends, with how).
@@ -220,21 +225,22 @@ def compare(
     planned = workshop.planned(arms, folder, seeds)
     for run in planned:
         run.check()
-    tuning, chosen = _tune(workshop, arms, folder / _TUNING, tuning_seeds, tuning_iterations)
+    tuner = _Tuner(tuning_seeds, tuning_iterations, tuned_by)
+    tuning, chosen = _tune(workshop, arms, folder / _TUNING, tuner)
     if chosen:
         arms = [replace(arm, overrides=(*arm.overrides, *chosen.get(arm.name, ()))) for arm in arms]
         planned = workshop.planned(arms, folder, seeds)
     workshop.execute(planned, folder / _WARM)
     result = summarise(recipe, folder, names, seeds)
-    result = replace(result, chosen=chosen, tuning=tuning)
+    result = replace(result, chosen=chosen, tuning=tuning, tuned_by=tuned_by)
     write(result, folder)
     return result
 
 
 def _tune(
-    workshop: "_Workshop", arms: Sequence[Arm], folder: Path, count: int, iterations: int
+    workshop: "_Workshop", arms: Sequence[Arm], folder: Path, tuner: "_Tuner"
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, tuple[str, ...]]]:
-    """Success after training by arm and choice, and by arm what was chosen."""
+    """What choices came to by arm and choice, and by arm what was chosen."""
     tried = {
         arm.name: [Arm(f"{arm.name} {c}", (*arm.overrides, c)) for c in arm.choices]
         for arm in arms
@@ -244,9 +250,9 @@ def _tune(
         return {}, {}
     plan = load_recipe(workshop.recipe, workshop.overrides)
     away = f"tasks.eval_seed={plan.tasks.eval_seed + VALIDATION}"
-    length = f"iterations={iterations or plan.iterations}"
+    length = f"iterations={tuner.iterations or plan.iterations}"
     aside = replace(workshop, overrides=(*workshop.overrides, away, length))
-    seeds = range(TUNING_SEED, TUNING_SEED + count)
+    seeds = range(TUNING_SEED, TUNING_SEED + tuner.seeds)
     every = [arm for candidates in tried.values() for arm in candidates]
     aside.execute(aside.planned(every, folder, seeds), folder / _WARM)
     tuning: dict[str, dict[str, Estimate]] = {}
@@ -254,7 +260,10 @@ def _tune(
     for name, candidates in tried.items():
         worth = {
             arm.overrides[-1]: Estimate.of(
-                [_history(folder / _slug(arm.name) / f"seed-{seed}").final for seed in seeds]
+                [
+                    _history(folder / _slug(arm.name) / f"seed-{seed}").after(tuner.by)
+                    for seed in seeds
+                ]
             )
             for arm in candidates
         }
@@ -264,6 +273,15 @@ def _tune(
         if arm.tuned_as:
             chosen[arm.name] = chosen[arm.tuned_as]
     return tuning, chosen
+
+
+@dataclass(frozen=True)
+class _Tuner:
+    """How arms are tuned."""
+
+    seeds: int
+    iterations: int
+    by: Measure
 
 
 @dataclass(frozen=True)
@@ -405,6 +423,14 @@ class _History:
     before: float
     final: float
     reward: float | None
+
+    def after(self, measure: Measure) -> float:
+        """What the evaluation after training came to."""
+        if measure == "success":
+            return self.final
+        if self.reward is None:
+            raise ConfigError("a run has recorded no return; tune by success")
+        return self.reward
 
 
 def _history(folder: Path) -> _History:
