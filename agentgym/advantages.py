@@ -285,6 +285,47 @@ def anchored_advantages(
     return np.split(compared, np.cumsum([len(g) for g in togo])[:-1]) if togo else []
 
 
+def entropy_modulated(
+    advantages: Sequence[npt.ArrayLike],
+    entropies: Sequence[npt.ArrayLike],
+    *,
+    sharpness: float = 1.0,
+    future_sharpness: float = 1.0,
+    future_weight: float = 0.1,
+) -> list[Array]:
+    """Advantages weighed by how sure each turn was, plus a bonus for leading to a sure turn.
+
+    With entropies h scaled to [0, 1] over all turns: A_t exp(-k h_t) / mean exp(-k h), plus
+    zeta exp(-k' h_{t+1}) except at last turns, minus the mean of it all.
+
+    Source: Wang et al. 2025 (EMPG), https://arxiv.org/abs/2509.09265, equations 5 to 8.
+
+    Args:
+        advantages: of each trajectory, (N_i,) by turn.
+        entropies: likewise, nats; NaN where nobody told: such a turn weighs 1 and gives no bonus.
+        sharpness: k.
+        future_sharpness: k'.
+        future_weight: zeta.
+
+    Returns:
+        For each trajectory (N_i,), of mean 0 over all turns.
+    """
+    if not advantages:
+        return []
+    flat = np.concatenate([_array(a) for a in advantages])
+    told = [_array(h) for h in entropies]
+    every = np.concatenate(told)
+    known = ~np.isnan(every)
+    low, high = (every[known].min(), every[known].max()) if known.any() else (0.0, 0.0)
+    scaled = [(h - low) / (high - low + 1e-8) for h in told]
+    weights = np.exp(-sharpness * np.concatenate(scaled))
+    weights = np.where(known, weights / (weights[known].mean() if known.any() else 1.0), 1.0)
+    after = [np.append(np.exp(-future_sharpness * h[1:]), 0.0)[: len(h)] for h in scaled]
+    bonus = np.nan_to_num(np.concatenate(after))
+    found = flat * weights + future_weight * bonus
+    return list(np.split(found - found.mean(), np.cumsum([len(h) for h in told])[:-1]))
+
+
 def whiten(values: npt.ArrayLike, epsilon: float = 1e-8) -> Array:
     """Mean 0 and deviation 1 over all that are not NaN; fewer than two stay as they are."""
     array = _array(values)

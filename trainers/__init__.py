@@ -16,6 +16,7 @@ _TRAINERS = {
         "behaviour_cloning:BehaviourCloningTrainer",
         "likelihood of the actions that were given",
     ),
+    "empg": ("empg:EMPGTrainer", "online: clipped, sure turns weigh more than unsure ones"),
     "filtered_bc": (
         "filtered_bc:FilteredBCTrainer",
         "online: clones the policy's own best episodes",
