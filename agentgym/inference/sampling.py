@@ -14,6 +14,8 @@ _COLDEST = 1e-6
 """Temperatures above 0 but below this count as this: float32 could not divide by them."""
 _NOISE = 32
 """Numbers drawn at a time."""
+_BLOCK = 256
+"""Columns that are added up before any of them is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +252,29 @@ def _invert(
         whole = weights.sum(dim=-1, dtype=torch.float64)
         weights = weights.masked_fill(shifted < floors, 0.0)
         mass = weights.sum(dim=-1, dtype=torch.float64) / whole
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    # The first token whose cumulative weight exceeds the target has a weight above 0; the clamp
-    # guards against u * total rounding up to total.
+    return _quantile(weights, uniform), mass
+
+
+def _quantile(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """(B,) where the cumulative sums of (B, V) weights pass (B,) float64 parts of their total.
+
+    First the block of columns is found, then the column: a quarter of the time of cumulative sums
+    over all columns.
+    """
+    weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % _BLOCK))
+    blocks = weights.view(len(weights), -1, _BLOCK)
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    total = ends[:, -1:]
+    # What exceeds the target has a weight above 0; the clamp guards against u * total rounding up
+    # to total.
     target = torch.minimum(
         uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
     )
-    return torch.searchsorted(cumulative, target, right=True)[:, 0], mass
+    block = torch.searchsorted(ends, target, right=True)
+    before = ends.gather(-1, (block - 1).clamp_min(0)).masked_fill_(block == 0, 0.0)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK))[:, 0]
+    column = torch.searchsorted(inside.double().cumsum(dim=-1) + before, target, right=True)
+    # The two sums of a block may round apart: then its last column with a weight is meant.
+    order = torch.arange(_BLOCK, device=weights.device)
+    last = torch.where(inside > 0, order, 0).amax(dim=-1, keepdim=True)
+    return (block * _BLOCK + torch.minimum(column, last))[:, 0]

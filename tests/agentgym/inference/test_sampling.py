@@ -60,6 +60,21 @@ def test_quantiles_on_a_grid_give_exact_frequencies() -> None:
     assert np.bincount(tokens).tolist() == [100, 200, 300, 400]
 
 
+@pytest.mark.parametrize("vocabulary", [5, 256, 257, 3000])
+def test_quantiles_are_where_cumulative_sums_pass_them(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    weights = torch.rand(40, vocabulary, generator=generator)
+    weights[weights < 0.3] = 0.0
+    uniform = torch.rand(40, dtype=torch.float64, generator=generator)
+    uniform[:2] = torch.tensor([0.0, 1 - 2**-53])
+    cumulative = weights.double().cumsum(-1)
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros(1).double()))
+    found = sampling._quantile(weights, uniform)
+    assert found.tolist() == torch.searchsorted(cumulative, target, right=True)[:, 0].tolist()
+    assert (weights.gather(1, found[:, None]) > 0).all()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-30])
 def test_temperature_zero_is_greedy(temperature: float) -> None:
     tokens, sample = draw(HALF, 0.0, 1 - 2**-53, temperature=temperature)
