@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
@@ -276,6 +277,17 @@ def test_verified_tasks(make: Make, shop: str) -> None:
 @pytest.mark.browser
 def test_gymnasiums_own_check(make: Make) -> None:
     check_env(make(0, size=(200, 100), render_mode="rgb_array"))
+
+
+@pytest.mark.browser
+def test_the_originals_own_language(make: Make, shop: str) -> None:
+    env = make(1, dialect="webarena")
+    text = env.reset(seed=0)[0]["text"]
+    assert text.startswith("Tab 0 (current): Shop\n\n[1] RootWebArea 'Shop'")
+    assert text.endswith(f"URL: {shop}/")
+    (link,) = re.findall(r"\[(\d+)\] link 'Kettle'", text)
+    reward, info = play(env, f"I open it. ```click [{link}]```", "```stop [N/A]```")
+    assert (reward, info["answer"], info["success"]) == (1.0, "N/A", True)
 
 
 @pytest.mark.browser
