@@ -146,12 +146,16 @@ class AlarmsConfig:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
 
 
+EPISODE_RULES = ("entropy", "repetition", "invalid")
+UPDATE_RULES = ("dead_groups", "bad_steps", "nothing_to_learn")
+
+
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """One rule that a row broke."""
 
     rule: str
-    """entropy, repetition, invalid, dead_groups, bad_steps or nothing_to_learn."""
+    """One of `EPISODE_RULES` or `UPDATE_RULES`."""
     phase: str
     message: str
 
@@ -173,6 +177,26 @@ def alarms(rows: Sequence[Row], config: AlarmsConfig) -> list[Alarm]:
         return []
     phase = str(last.get("phase", ""))
     return [Alarm(rule, phase, message) for rule, message in found]
+
+
+def alarm_counters(rows: Sequence[Row], found: Sequence[Alarm]) -> dict[str, float]:
+    """How often each rule that the last row can break was broken, up to and with it.
+
+    Args:
+        rows: of a run's metrics, in order; earlier ones hold their own counters.
+        found: the `alarms` of the last row.
+
+    Returns:
+        ``alarm_<rule>``; nothing for rows that no rule is about.
+    """
+    *earlier, last = rows
+    rules = EPISODE_RULES if _is_collection(last) else UPDATE_RULES if _is_update(last) else ()
+    counters = {}
+    for rule in rules:
+        name = f"alarm_{rule}"
+        before = next((_number(row, name) for row in reversed(earlier) if name in row), 0.0)
+        counters[name] = before + sum(alarm.rule == rule for alarm in found)
+    return counters
 
 
 def all_alarms(rows: Sequence[Row], config: AlarmsConfig) -> list[Alarm]:

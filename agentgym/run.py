@@ -121,11 +121,7 @@ class Run:
             ConfigError: the folder holds a run already, or the trainer refuses its settings.
             UnknownNameError: the trainer or an environment is not registered.
         """
-        if (folder / RECIPE).exists():
-            raise ConfigError(
-                f"{folder} holds a run already; go on with --resume, start over with --fresh, or "
-                "choose another folder with --out"
-            )
+        _refuse_a_run(folder)
         for warming in (True, False):
             _settings(recipe, warming)
         check_ids(recipe.tasks.env_ids)
@@ -162,14 +158,13 @@ class Run:
         """
         if not (source / RECIPE).exists():
             raise ConfigError(f"{source} holds no run ({RECIPE} is missing)")
+        _refuse_a_run(folder)
         scratch = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(scratch, ignore_errors=True)  # of a copy that was cut
         cls.start(recipe, scratch, progress)
         keep = (scratch / RECIPE).read_bytes()
         shutil.copytree(source, scratch, dirs_exist_ok=True)
         durable.write_bytes(scratch / RECIPE, keep)
-        if (folder / RECIPE).exists():
-            raise ConfigError(f"{folder} holds a run already; go on with it or delete it")
         scratch.rename(folder)
         return cls.resume(folder, progress)
 
@@ -221,27 +216,32 @@ class Run:
 
     def _do(self, phase: Phase) -> None:
         started = time.monotonic()
-        if phase.kind == "train":
-            row = self._train(phase)
-        else:
-            row = self._gather(phase)
+        row: dict[str, Any]
+        row = self._train(phase) if phase.kind == "train" else dict(self._gather(phase))
         took = time.monotonic() - started
         self.elapsed[phase.name] = self.elapsed.get(phase.name, 0.0) + took
+        row = {"phase": phase.name, "iteration": phase.iteration, **row}
+        row |= self._sound_alarms(row)
+        self._history.append(row)
         self._log(phase, {**row, "seconds": took})
-        self._watch(phase, row)
+        self._stop_if_idle()
 
-    def _watch(self, phase: Phase, row: Mapping[str, Any]) -> None:
-        """Sound the alarms that a phase gives, and stop where nothing can be learned.
+    def _sound_alarms(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Log the rules that a phase's row breaks; how often each was broken by now."""
+        rows = [*self._history, row]
+        found = diagnostics.alarms(rows, self.recipe.alarms)
+        for alarm in found:
+            logger.warning("%s: alarm %s: %s", alarm.phase, alarm.rule, alarm.message)
+        return diagnostics.alarm_counters(rows, found)
+
+    def _stop_if_idle(self) -> None:
+        """Stop where nothing can be learned.
 
         Raises:
             TrainingError: so many updates in a row found nothing to learn from.
         """
-        config = self.recipe.alarms
-        self._history.append({"phase": phase.name, "iteration": phase.iteration, **row})
-        for alarm in diagnostics.alarms(self._history, config):
-            logger.warning("%s: alarm %s: %s", phase.name, alarm.rule, alarm.message)
-        idle = diagnostics.nothing_learned(self._history)
-        if config.stop_after and idle >= config.stop_after:
+        limit, idle = self.recipe.alarms.stop_after, diagnostics.nothing_learned(self._history)
+        if limit and idle >= limit:
             raise TrainingError(
                 f"{idle} updates in a row found nothing to learn from (no episodes with an "
                 "outcome, all groups with equal scores, or nothing that passes the filter); make "
@@ -525,6 +525,14 @@ def open_dataset(recipe: Recipe) -> TrajectoryStore:
             f"dataset {recipe.dataset!r} is neither a run's folder nor a trajectory store "
             f"({error}); make one with agentgym data make, or name the folder of a run"
         ) from error
+
+
+def _refuse_a_run(folder: Path) -> None:
+    if (folder / RECIPE).exists():
+        raise ConfigError(
+            f"{folder} holds a run already; go on with --resume, start over with --fresh, or "
+            "choose another folder with --out"
+        )
 
 
 def _settings(recipe: Recipe, warming: bool) -> tuple[Any, Any]:

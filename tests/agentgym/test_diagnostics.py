@@ -7,6 +7,7 @@ import pytest
 
 from agentgym.diagnostics import (
     AlarmsConfig,
+    alarm_counters,
     alarms,
     all_alarms,
     calibration,
@@ -136,6 +137,27 @@ def test_all_alarms_of_a_run_in_order() -> None:
         ("update-1", "bad_steps"),
         ("iteration-2", "entropy"),
     ]
+
+
+def test_alarms_are_counted_over_the_run() -> None:
+    rows: list[dict[str, Any]] = []
+    for row in (
+        episodes(1, unparsed_share=0.9),
+        update(1),
+        {"phase": "eval-1", "iteration": 1, "unparsed_share": 0.9},
+        episodes(2, unparsed_share=0.9),
+        update(2, skipped_steps=3.0),
+        episodes(3),
+        update(3),
+    ):
+        rows.append(row)
+        row |= alarm_counters(rows, alarms(rows, RULES))
+    told = [{n: v for n, v in row.items() if n.startswith("alarm_")} for row in rows]
+    nothing = {"alarm_dead_groups": 0, "alarm_bad_steps": 0, "alarm_nothing_to_learn": 0}
+    invalid = {"alarm_entropy": 0, "alarm_repetition": 0, "alarm_invalid": 1}
+    assert told[:3] == [invalid, nothing, {}]
+    assert told[3] == told[5] == invalid | {"alarm_invalid": 2}
+    assert told[4] == told[6] == nothing | {"alarm_bad_steps": 1}
 
 
 @pytest.mark.parametrize("values", [{"entropy": 1.5}, {"dead_groups": -1}, {"stop_after": -1}])

@@ -371,6 +371,8 @@ def test_a_run_that_cannot_learn_stops_and_says_why(
         "update-2",
         "update-3",
     ]
+    counters = [row.get("alarm_nothing_to_learn") for row in rows if "update_steps" in row]
+    assert counters == [None, 1, 2, 3], "of the warm start nobody judges"
     assert all("repeated_action_share" in row for row in rows if row["phase"] == "iteration-1")
     with Progress() as progress, pytest.raises(TrainingError, match="3 updates in a row"):
         Run.resume(tmp_path, progress).execute()
