@@ -257,6 +257,7 @@ def anchored_advantages(
     *,
     discount: float,
     scale: Scale = "none",
+    ddof: int = 1,
 ) -> list[Array]:
     """Return from each turn on, compared over all turns of the group at the same state.
 
@@ -269,6 +270,7 @@ def anchored_advantages(
         states: of each trajectory, a name of the state before each turn, or None.
         discount: per turn.
         scale: as for `group_advantages`.
+        ddof: likewise.
 
     Returns:
         For each trajectory (N_i,).
@@ -281,7 +283,7 @@ def anchored_advantages(
         # a turn without a name is alone in its group
         keys += [(group, n) if n is not None else (number, t, None) for t, n in enumerate(names)]
     flat = np.concatenate(togo) if togo else np.zeros(0)
-    compared = group_advantages(flat, keys, baseline="mean", scale=scale, singleton=0.0)
+    compared = group_advantages(flat, keys, baseline="mean", scale=scale, ddof=ddof)
     return np.split(compared, np.cumsum([len(g) for g in togo])[:-1]) if togo else []
 
 

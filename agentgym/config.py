@@ -12,17 +12,18 @@ import ast
 import dataclasses
 import difflib
 import enum
+import functools
 import inspect
 import itertools
 import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from agentgym.errors import ConfigError
+from agentgym.errors import ConfigError, UnknownNameError
 from agentgym.toml import to_toml
 
 T = TypeVar("T")
@@ -80,6 +81,53 @@ def dump(instance: Any) -> str:
         ConfigError: a value has no place in TOML, such as `None` inside a ``dict[str, Any]``.
     """
     return to_toml(_plain(instance, type(instance), ""))
+
+
+def variants(**sets: Mapping[str, Any]) -> Callable[[type[T]], type[T]]:
+    """Other sets of defaults of a dataclass, chosen by its field ``variant``.
+
+    The value that ``variant`` has by default stands for the defaults as the class has them. What
+    is given explicitly goes before the variant's. A subclass that is a dataclass names its own.
+
+    Args:
+        sets: for each variant the defaults that differ, by field.
+
+    Raises:
+        TypeError: the class has no field ``variant``, or a set names no field of it.
+
+    Example:
+        >>> @variants(released={"clip": 0.1})
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Train:
+        ...     clip: float = 0.2
+        ...     variant: str = "paper"
+        >>> Train(), Train(variant="released"), Train(variant="released", clip=0.3)
+        (Train(clip=0.2, variant='paper'), Train(clip=0.1, variant='released'), \
+Train(clip=0.3, variant='released'))
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+        strange = [name for values in sets.values() for name in values if name not in fields]
+        if "variant" not in fields or strange:
+            raise TypeError(f"{cls.__name__} needs the fields {['variant', *strange]!r}")
+        usual = str(fields["variant"].default)
+        known = {usual: {}, **sets}
+        made = cls.__init__
+        signature = inspect.signature(made)
+
+        @functools.wraps(made)
+        def init(self: T, *args: Any, **given: Any) -> None:
+            explicit = signature.bind(self, *args, **given).arguments
+            name = explicit.get("variant", usual)
+            if name not in known:
+                raise ConfigError(str(UnknownNameError("variant", str(name), known)))
+            made(**{**known[name], **explicit})
+
+        cls.__init__ = init  # type: ignore[assignment]
+        return cls
+
+    return decorate
 
 
 class Key(NamedTuple):

@@ -265,7 +265,7 @@ def _charts(run: RunFolder) -> tuple[list[Chart], list[str]]:
 def _is_curve(name: str, value: Any) -> bool:
     return (
         name not in _NOT_CURVES
-        and not name.startswith("update_")
+        and not name.startswith(("update_", "alarm_"))
         and isinstance(value, int | float)
         and not isinstance(value, bool)
         and math.isfinite(value)

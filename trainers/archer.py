@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agentgym import seeding
 from agentgym.advantages import explained_variance, returns_to_go
+from agentgym.config import variants
 from agentgym.core import GenerationRequest, InferenceBackend, SamplingParams
 from agentgym.diagnostics import calibration, calibration_error
 from agentgym.errors import ConfigError, TrainingError
@@ -23,7 +24,7 @@ from agentgym.models.heads import TurnCritic, ValueCritic
 from agentgym.replay import ReplayBuffer, Transition, transitions
 from agentgym.rows import MicroBatch, Row
 from agentgym.trainers.actor_critic import ActorCriticConfig, ActorCriticTrainer
-from agentgym.trainers.policy_gradient import ADVANTAGE, REFERENCE
+from agentgym.trainers.policy_gradient import ADVANTAGE, REFERENCE, Variant
 from agentgym.types import FloatArray, IntArray, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_ACTION_TOKENS = 64
 
 
+@variants(released={"summed_parts": 32, "warmup_updates": 20})
 @dataclass(frozen=True)
 class ArcherConfig(ActorCriticConfig):
     """How to learn a critic of turns and to follow it."""
@@ -60,10 +62,15 @@ class ArcherConfig(ActorCriticConfig):
     """An action's log-probability is a sum over its tokens, as in the paper."""
     reduction_constant: float = 1.0
     """As of `PolicyGradientConfig`."""
+    summed_parts: int = 1
+    """Losses are the sum, not the mean, of those of so many equal parts of a batch. AdamW alone
+    would not notice; `max_grad_norm` cuts so much earlier."""
+    variant: Variant = "paper"
+    """"released" sets `summed_parts` 32, its accumulation steps, and `warmup_updates` 20."""
 
     def __post_init__(self) -> None:
         ActorCriticConfig.__post_init__(self)
-        for name in ("critic_steps", "critic_batch", "buffer_size"):
+        for name in ("critic_steps", "critic_batch", "buffer_size", "summed_parts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         for name in ("actor_steps", "warmup_updates", "max_action_tokens"):
@@ -91,7 +98,7 @@ class ArcherTrainer(ActorCriticTrainer):
     room for a token) is used for Q alone and counted (`unanswered`).
 
     Differs: Q reads the action after its state in one text, where the released code reads the two
-    apart; gradients are means and not sums over accumulation; an action ends as in the run (its
+    apart; gradients are clipped apart for policy and critic; an action ends as in the run (its
     end token or stop text), not at any line break.
 
     Args:
@@ -223,7 +230,7 @@ class ArcherTrainer(ActorCriticTrainer):
             for name, values in (("q", q), ("v", v), ("td_error", q_error.abs())):
                 self._sum(name, values.detach().mean(0).sum(), len(here))
             total: Tensor = q_error.square().sum() + self._value_loss(v_error).sum()
-            return total / len(drawn)
+            return total * self.config.summed_parts / len(drawn)
 
         value, report = self._fit(
             self.critic_optimiser, [len(t.state) + len(t.action) for t in batch], loss
@@ -307,6 +314,9 @@ class ArcherTrainer(ActorCriticTrainer):
         return before, after
 
     # -- actor --------------------------------------------------------------------------------
+
+    def _loss(self, group: MicroBatch, counts: Mapping[str, int]) -> Tensor:
+        return self.config.summed_parts * super()._loss(group, counts)
 
     def _actor_step(self) -> dict[str, float]:
         """One step on fresh actions at states of the buffer."""

@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentgym.config import variants
 from agentgym.errors import ConfigError
 from agentgym.losses import expectile_loss
 from agentgym.replay import Transition
 from agentgym.trainers.archer import ArcherConfig, ArcherTrainer
+from agentgym.trainers.policy_gradient import Variant
 from agentgym.types import Source, Trajectory
 
 
+@variants(released={"weight_limit": 0.0})
 @dataclass(frozen=True)
 class OfflineArcherConfig(ArcherConfig):
     """How to learn from given episodes alone."""
@@ -44,8 +47,8 @@ class OfflineArcherConfig(ArcherConfig):
     """Of "awr"; 0 is plain cloning."""
     weight_limit: float = 20.0
     """Most that an action weighs in "awr"; 0 has no limit."""
-    variant: Literal["paper", "released"] = "paper"
-    """"released" weighs without any limit: a few actions then outweigh all others."""
+    variant: Variant = "paper"
+    """"released" sets `weight_limit` 0: a few actions then outweigh all others."""
 
     def __post_init__(self) -> None:
         ArcherConfig.__post_init__(self)
@@ -116,8 +119,7 @@ class OfflineArcherTrainer(ArcherTrainer):
 
     def _weights(self, advantages: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(B,) what each of the data's actions weighs; never infinite."""
-        limited = self.config.weight_limit and self.config.variant == "paper"
-        limit = self.config.weight_limit if limited else float(np.finfo(np.float32).max)
+        limit = self.config.weight_limit or float(np.finfo(np.float32).max)
         exponents = self.config.inverse_temperature * advantages
         weights: np.ndarray[Any, Any] = np.exp(np.minimum(exponents, math.log(limit)))
         return weights.astype(np.float32)

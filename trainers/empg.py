@@ -5,17 +5,19 @@ Source: Wang et al. 2025, https://arxiv.org/abs/2509.09265, section 3 (a preprin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from agentgym.advantages import Array, entropy_modulated
+from agentgym.config import variants
 from agentgym.errors import ConfigError
 from agentgym.trainers.grpo import GRPOConfig
 from agentgym.trainers.policy_gradient import PolicyGradientTrainer
 from agentgym.types import Trajectory
 
 
+@variants()
 @dataclass(frozen=True)
 class EMPGConfig(GRPOConfig):
     """How to weigh turns by the entropy they were sampled with."""
@@ -29,6 +31,9 @@ class EMPGConfig(GRPOConfig):
     future_weight: float = 0.1
     """Zeta: weight of that bonus. It has no sign of its own, so that it favours sure turns in
     failed episodes too; 0 leaves it out."""
+
+    variant: Literal["paper"] = "paper"
+    """There is no code of the authors'."""
 
     def __post_init__(self) -> None:
         GRPOConfig.__post_init__(self)

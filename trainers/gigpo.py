@@ -9,12 +9,18 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from agentgym.advantages import Array, Baseline, anchored_advantages, group_advantages
+from agentgym.advantages import Array, Baseline, anchored_advantages
+from agentgym.config import variants
 from agentgym.errors import ConfigError
-from agentgym.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
+from agentgym.trainers.policy_gradient import (
+    PolicyGradientConfig,
+    PolicyGradientTrainer,
+    Variant,
+)
 from agentgym.types import Trajectory
 
 
+@variants(released={"average_over": "turns", "singleton": float("nan")})
 @dataclass(frozen=True)
 class GiGPOConfig(PolicyGradientConfig):
     """How to add credit for single turns without a critic."""
@@ -34,9 +40,12 @@ class GiGPOConfig(PolicyGradientConfig):
     """As of `PolicyGradientConfig`."""
     kl_coefficient: float = 0.01
     """As of `PolicyGradientConfig`."""
-    variant: Literal["paper", "released"] = "paper"
-    """"released" averages episode scores over turns instead of episodes, so that long episodes
-    weigh more and a group's advantages need not sum to 0."""
+    average_over: Literal["episodes", "turns"] = "episodes"
+    """What a group's mean score counts. Over turns an episode counts as often as it has turns, so
+    that long ones weigh more and a group's advantages need not sum to 0."""
+    variant: Variant = "paper"
+    """"released" sets `average_over` turns and `singleton` NaN: what is alone in its group keeps
+    its score as it is."""
 
     def __post_init__(self) -> None:
         PolicyGradientConfig.__post_init__(self)
@@ -68,10 +77,11 @@ class GiGPOTrainer(PolicyGradientTrainer):
             ],
             discount=config.discount,
             scale=config.scale,
+            ddof=config.ddof,
         )
         episodes = (
             super().advantages(trajectories)
-            if config.variant == "paper"
+            if config.average_over == "episodes"
             else self._over_turns(trajectories)
         )
         return [e + config.omega * t for e, t in zip(episodes, turns, strict=True)]
@@ -79,11 +89,6 @@ class GiGPOTrainer(PolicyGradientTrainer):
     def _over_turns(self, trajectories: Sequence[Trajectory]) -> list[Array]:
         """Episode scores, each as often as it has turns, compared inside their group."""
         counts = [len(t.turns) for t in trajectories]
-        names = [t.group_id or t.task.id for t in trajectories]
-        flat = group_advantages(
-            np.repeat([self.score_of(t) for t in trajectories], counts),
-            [name for name, count in zip(names, counts, strict=True) for _ in range(count)],
-            baseline=self.config.baseline,
-            scale=self.config.scale,
-        )
+        each = [t for t in trajectories for _ in t.turns]
+        flat = self.compared([self.score_of(t) for t in each], each)
         return list(np.split(flat, np.cumsum(counts)[:-1]))

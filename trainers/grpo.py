@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agentgym.advantages import Baseline, Scale
+from agentgym.config import variants
 from agentgym.losses import Reduction
-from agentgym.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
+from agentgym.trainers.policy_gradient import (
+    PolicyGradientConfig,
+    PolicyGradientTrainer,
+    Variant,
+)
 
 
+@variants(released={"reduction": "token_mean", "kl_coefficient": 0.001, "singleton": float("nan")})
 @dataclass(frozen=True)
 class GRPOConfig(PolicyGradientConfig):
     """How to compare inside groups, as published."""
@@ -28,8 +34,13 @@ class GRPOConfig(PolicyGradientConfig):
     """As published; many later recipes leave it out."""
     reduction: Reduction = "sequence_mean"
     """Every row counts the same, as published; "token_mean" is DAPO's."""
+    variant: Variant = "paper"
+    """The authors released no trainer; "released" is what most agents are trained with, verl:
+    `reduction` token_mean, `kl_coefficient` 0.001, and `singleton` NaN: a group of one keeps its
+    score as it is."""
 
 
+@variants(released={})
 @dataclass(frozen=True)
 class DrGRPOConfig(GRPOConfig):
     """GRPO without the division by deviation and by length, which favour some tasks and answers."""
@@ -40,6 +51,8 @@ class DrGRPOConfig(GRPOConfig):
     """Left out, as published."""
     reduction: Reduction = "constant"
     """Every token counts the same, whatever the length of its row."""
+    variant: Variant = "paper"
+    """The authors' code does what the paper says: no other default."""
 
 
 class GRPOTrainer(PolicyGradientTrainer):

@@ -30,6 +30,8 @@ from agentgym.trainers.behaviour_cloning import BehaviourCloningConfig, Behaviou
 from agentgym.types import FloatArray, Source, Trajectory
 
 Ratio = Literal["token", "turn", "episode"]
+Variant = Literal["paper", "released"]
+"""Whose defaults a config has where a paper and its authors' code differ (`config.variants`)."""
 OLD, REFERENCE, ADVANTAGE = "old", "reference", "advantage"
 _UNITS = {"turn": 1, "episode": 0}
 
@@ -50,6 +52,8 @@ class PolicyGradientConfig(BehaviourCloningConfig):
     """What an episode's score is compared with, inside its group (episodes of the same task)."""
     scale: Scale = "none"
     """Whether advantages are divided by their group's standard deviation."""
+    ddof: Literal[0, 1] = 1
+    """1 takes the sample's deviation, 0 the population's; papers do not say, code differs."""
     singleton: float = 0.0
     """Advantage in a group of one; NaN keeps the score as it is."""
     clip_low: float = 0.0
@@ -171,6 +175,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
             [t.group_id or t.task.id for t in trajectories],
             baseline=config.baseline,
             scale=config.scale,
+            ddof=config.ddof,
             singleton=None if math.isnan(config.singleton) else config.singleton,
         )
 

@@ -3,7 +3,7 @@
 import enum
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Optional
 
@@ -269,6 +269,49 @@ def test_described_defaults_are_what_load_takes() -> None:
     """Every key with its default, given on the command line, changes nothing."""
     texts = [f"{key.name}={key.default}" for key in config.describe(Settings)]
     assert config.load(Settings, {}, texts) == Settings()
+
+
+@config.variants(released={"clip": 0.1, "steps": 2})
+@dataclass(frozen=True)
+class Method:
+    clip: float = 0.2
+    steps: int = 1
+    seed: int = 0
+    variant: Literal["paper", "released"] = "paper"
+
+
+@pytest.mark.parametrize("make", [lambda **v: Method(**v), lambda **v: config.load(Method, v)])
+def test_a_variant_is_a_set_of_defaults(make: Any) -> None:
+    assert make() == make(variant="paper") == Method(0.2, 1)
+    assert make(variant="released", seed=3) == Method(0.1, 2, 3, variant="released")
+    kept = make(variant="released", clip=0.2)
+    assert (kept.clip, kept.steps) == (0.2, 2), "explicit settings go first, the paper's value too"
+    assert replace(kept, seed=1) == make(variant="released", clip=0.2, seed=1)
+    assert config.load(Method, config_of(kept)) == kept
+    with pytest.raises(ConfigError, match=r"releasd"):
+        make(variant="releasd")
+
+
+def config_of(instance: Any) -> dict[str, Any]:
+    return tomllib.loads(config.dump(instance))
+
+
+def test_a_subclass_names_its_own_variants() -> None:
+    @config.variants(released={"steps": 5})
+    @dataclass(frozen=True)
+    class Child(Method):
+        clip: float = 0.3
+
+    assert Child(variant="released") == Child(0.3, 5, variant="released")
+    with pytest.raises(ConfigError, match="Did you mean 'released'"):
+        Child(variant="releasd")  # type: ignore[arg-type]
+
+
+def test_variants_of_what_a_class_has_not() -> None:
+    with pytest.raises(TypeError, match=r"Base needs the fields \['variant'\]"):
+        config.variants(released={})(Base)
+    with pytest.raises(TypeError, match="clop"):
+        config.variants(released={"clop": 1.0})(Method)
 
 
 def test_types_that_no_configuration_can_hold() -> None:

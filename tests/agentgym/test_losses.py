@@ -333,6 +333,50 @@ def test_divergence_estimates_the_divergence() -> None:
         losses.divergence(policy, reference, "k4")  # type: ignore[arg-type]
 
 
+def test_gradients_of_the_divergence_in_the_mean_over_the_policy() -> None:
+    """KL's gradient by the logits is p (log p / q - KL). k2 has it; k1 has none; k3 pulls along."""
+    logits = torch.tensor([0.4, -0.1, -0.3], dtype=torch.float64, requires_grad=True)
+    reference = tensor(0.2, 0.3, 0.5).log()
+    policy = logits.detach().softmax(0)
+    apart = policy.log() - reference
+    true = policy * (apart - (policy * apart).sum())
+    found = {}
+    for estimator in ("k1", "k2", "k3"):
+        each = losses.divergence(logits.log_softmax(0), reference, estimator)
+        (found[estimator],) = torch.autograd.grad((policy * each).sum(), logits)
+    torch.testing.assert_close(found["k2"], true)
+    torch.testing.assert_close(found["k1"], torch.zeros_like(true))
+    assert (found["k3"] * true > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "slope"),
+    [
+        (1.0, -1.0),  # below the target of 2 by 1: up
+        (3.0, 1.0),
+        (0.15, -1.85),  # within 0.2 of the old value: as without clipping
+        (0.5, 0.0),  # has moved by 0.5 towards the target: enough for one update
+        (-0.5, -2.5),  # has moved away from it: back, from however far
+    ],
+)
+def test_a_value_moves_towards_its_target(value: float, slope: float) -> None:
+    """Half the squared error: the slope is value minus target."""
+    target, old = tensor(2.0), tensor(0.0)
+    clip = None if value in (1.0, 3.0) else 0.2
+    gradient = token_gradient(
+        lambda v: losses.clipped_value_loss(v, old, target, clip).sum(), [value]
+    )
+    assert gradient == pytest.approx([slope])
+
+
+def test_expectiles_pull_up_harder_than_down() -> None:
+    """|0.7 - 1[u < 0]| u^2 with u = target - value: the slope by the value is -2 share u."""
+    gradient = token_gradient(
+        lambda v: losses.expectile_loss(tensor(1.0, -1.0, 2.0) - v, 0.7).sum(), [0.0, 0.0, 0.0]
+    )
+    assert gradient == pytest.approx([-1.4, 0.6, -2.8])
+
+
 def test_value_loss() -> None:
     values, old, targets = tensor(1.0, 1.0), tensor(0.0, 0.9), tensor(2.0, 0.0)
     assert losses.clipped_value_loss(values, old, targets, None).tolist() == [0.5, 0.5]
@@ -342,6 +386,7 @@ def test_value_loss() -> None:
 
 def test_expectiles() -> None:
     errors = tensor(1.0, -1.0, 2.0)
+    # (0.7 * 1 + 0.3 * 1 + 0.7 * 4) / 3
     assert float(losses.expectile_loss(errors, 0.7).mean()) == pytest.approx(1.266667, abs=1e-6)
     assert losses.expectile_loss(errors, 0.5).tolist() == (errors.square() / 2).tolist()
     with pytest.raises(ValueError, match="level"):

@@ -61,6 +61,7 @@ def test_targets_are_each_heads_own() -> None:
     going = Transition(ids(3), ids(4), -1.0, ids(5))
     over = Transition(ids(3), ids(4), -1.0, None)
     found = trainer._backed_up([going, over])
+    # each head -1 + 0.95 * its own -3 or -4, no minimum over heads; at the end -1 alone
     torch.testing.assert_close(found, torch.tensor([[-3.85, -1.0], [-4.8, -1.0]]))
 
 
@@ -76,6 +77,45 @@ def test_the_target_begins_synced_and_follows_once_an_update() -> None:
     half = zip(began, trainer.critic.parameters(), trainer.target.parameters(), strict=True)
     for old, new, target in half:
         torch.testing.assert_close(target, (old + new.detach()) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_summed_parts_weigh_in_both_losses() -> None:
+    """The same batches, once as means and once as the sum of four parts' means."""
+    norms = []
+    for parts in (1, 4):
+        trainer = make(summed_parts=parts, critic_steps=1, max_grad_norm=1e9)
+        trainer.start(lessons())
+        norms.append([trainer.step()["gradient_norm"] for _ in range(2)])
+    (critic, actor), (summed_critic, summed_actor) = norms
+    assert min(critic, actor) > 0
+    assert summed_critic == pytest.approx(4 * critic, rel=1e-4)
+    # AdamW made the same critic step of both, up to its epsilon
+    assert summed_actor == pytest.approx(4 * actor, rel=0.02)
+    with pytest.raises(ConfigError, match="summed_parts"):
+        make(summed_parts=0)
+
+
+@pytest.mark.parametrize("part", ["q", "v"])
+@pytest.mark.parametrize("above", [True, False])
+def test_each_head_moves_towards_what_it_aims_at(part: str, above: bool) -> None:
+    """Far above raises both heads, far below lowers them; the other part aims where it is."""
+    trainer = make(critic_steps=1, critic_batch=8, critic_learning_rate=1e-3)
+    trainer.start(lessons())
+    here = trainer._draw("critic", 0, 8)
+    heads = slice(0, 2) if part == "q" else slice(2, 4)
+
+    def said() -> torch.Tensor:
+        with torch.no_grad():
+            state, both = trainer._features_of(here)
+            return torch.cat([trainer.critic.q(state, both), trainer.critic.v(state)])
+
+    before = said()
+    for place, own in zip(here, before.T.numpy(), strict=True):
+        trainer._aims[place] = own.copy()
+        trainer._aims[place][heads] += 5.0 if above else -5.0
+    trainer.step()
+    moved = (said() - before).mean(1)[heads]
+    assert (moved > 0).tolist() == [above, above]
 
 
 @pytest.mark.parametrize("critic", ["separate", "policy"])

@@ -97,7 +97,7 @@ def test_a_high_expectile_values_the_better_action(episodes: Any) -> None:
 
 def test_weights_of_cloning() -> None:
     advantages = np.array([0.0, 1.0, 100.0])
-    paper = make(inverse_temperature=2.0, weight_limit=20.0)._weights(advantages)
+    paper = make(inverse_temperature=2.0)._weights(advantages)
     assert paper.tolist() == pytest.approx([1.0, float(np.exp(2)), 20.0], rel=1e-5)
     released = make(inverse_temperature=2.0, variant="released")._weights(advantages)
     assert released[:2].tolist() == pytest.approx(paper[:2].tolist()), "differs at the limit only"

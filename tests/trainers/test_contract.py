@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from agentgym import checkpoint
+from agentgym import checkpoint, config
 from agentgym.core import Trainer
-from agentgym.errors import TrainingError
+from agentgym.errors import ConfigError, TrainingError
 from agentgym.models.load import load_model
 from agentgym.models.tiny import tiny_model
 from agentgym.registry import TRAINERS
@@ -88,6 +89,38 @@ def lessons_of(name: str, episodes: Any) -> Any:
 def test_the_registry_is_filled() -> None:
     assert {"behaviour_cloning", "filtered_bc"} <= set(TRAINERS)
     assert all(TRAINERS.doc(name) for name in TRAINERS)
+
+
+NAN = math.nan
+DIFFERENCES: dict[str, dict[str, tuple[Any, Any]]] = {
+    "grpo": {
+        "reduction": ("sequence_mean", "token_mean"),
+        "kl_coefficient": (0.04, 0.001),
+        "singleton": (0.0, NAN),
+    },
+    "dr_grpo": {},
+    "loop": {"reciprocal_clip": (False, True), "max_grad_norm": (1.0, 0.1)},
+    "gigpo": {"average_over": ("episodes", "turns"), "singleton": (0.0, NAN)},
+    "archer": {"summed_parts": (1, 32), "warmup_updates": (0, 20)},
+    "archer_offline": {"weight_limit": (20.0, 0.0)},
+}
+"""What the paper and the released code do, of every method that has both."""
+
+
+def test_variants_differ_where_they_say(name: str) -> None:
+    made = TRAINERS.get(name).config_class
+    if name not in DIFFERENCES:
+        with pytest.raises(ConfigError, match="variant"):
+            config.load(made, {"variant": "released"})
+        return
+    paper, released = (config.load(made, {"variant": v}) for v in ("paper", "released"))
+    assert config.load(made) == paper, "the paper's is the default"
+    pairs = {f.name: (getattr(paper, f.name), getattr(released, f.name)) for f in fields(made)}
+    del pairs["variant"]
+    found = {key: repr(pair) for key, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
+    assert found == {key: repr(pair) for key, pair in DIFFERENCES[name].items()}
+    told = config.field_docs(made)["variant"]
+    assert all(f"`{key}`" in told for key in found), "each is in the docstring"
 
 
 def test_the_loss_falls_on_a_fixed_batch(name: str, lessons: Any) -> None:

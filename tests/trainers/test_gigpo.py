@@ -33,6 +33,9 @@ def found(trajectories: list[Trajectory], **settings: Any) -> list[list[float]]:
 
 
 def test_turns_are_compared_where_episodes_meet(meeting: list[Trajectory]) -> None:
+    """Scores 1, 0, 1: mean 2/3. Discounted returns, at A .95^2, 0, .95 (mean .6175), at B .95, 0, 0
+    (mean .31667), at C 1, 1; D is met once.
+    """
     first, second, third = found(meeting)
     assert first == pytest.approx([1 / 3 + 0.285, 1 / 3 + 0.63333, 1 / 3], abs=1e-5)
     expected = [-2 / 3 - 0.6175, -2 / 3 - 0.31667, -2 / 3 - 0.31667, -2 / 3]
@@ -41,8 +44,22 @@ def test_turns_are_compared_where_episodes_meet(meeting: list[Trajectory]) -> No
 
 
 def test_the_released_code_averages_over_turns(meeting: list[Trajectory]) -> None:
+    # over turns the mean is (3 * 1 + 4 * 0 + 2 * 1) / 9 = 0.55556
     advantages = found(meeting, variant="released", omega=0.0)
     assert [a[0] for a in advantages] == pytest.approx([0.44444, -0.55556, 0.44444], abs=1e-5)
+
+
+def test_what_is_alone_keeps_its_score_in_the_released_code(meeting: list[Trajectory]) -> None:
+    alone = [dataclasses.replace(meeting[0], turns=meeting[0].turns[:1])]
+    assert found(alone, variant="released") == [[1.0]]
+    assert found(alone) == [[0.0]]
+
+
+def test_deviations_of_a_sample_or_of_all(meeting: list[Trajectory]) -> None:
+    # of scores 1, 0, 1: sqrt(2/3 / 2) and sqrt(2/3 / 3)
+    for ddof, deviation in ((1, 0.57735), (0, 0.47140)):
+        first, *_ = found(meeting, scale="std", ddof=ddof, omega=0.0)
+        assert first[0] == pytest.approx(1 / 3 / deviation, rel=1e-4)
 
 
 def test_without_states_it_is_grpo_without_deviation(meeting: list[Trajectory]) -> None:
