@@ -7,6 +7,7 @@ shortest run has had, so that nobody gains by longer episodes.
 
 import hashlib
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ Measure = Literal["success", "return"]
 """Of the evaluation after training. A return may be raised by episodes that end early, somehow."""
 POINTS = 24
 """Of a curve, evenly spaced in environment turns."""
+WINDOWS = 8
+"""A point of a curve is the mean over this part of the budget around it."""
 SUMMARY, PAGE, CURVES = "comparison.json", "comparison.html", "curves.svg"
 COLOURS = ("#1d64c0", "#c4511d", "#1c8a5a", "#8a3ab0", "#8d7a12", "#0f8a94")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
@@ -90,7 +93,7 @@ class ArmResult:
     turns: Estimate
     """Environment turns of the whole training; curves end with the shortest run's."""
     at_budget: Estimate
-    """Success of training episodes at the end of the budget."""
+    """Success of training episodes in the last window of the budget."""
     area: Estimate
     """Mean success of training episodes over the budget."""
     difference: Estimate | None
@@ -424,6 +427,19 @@ class _History:
     final: float
     reward: float | None
 
+    def curve(self, at: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:
+        """Success at so many turns, each the mean over a window: iterations differ by their luck.
+
+        Args:
+            at: (P,) middles of the windows, ascending.
+            width: of a window, which is cut at the ends of `at`.
+        """
+        first = np.maximum(at - width / 2, at[0])[:, None]
+        last = np.minimum(at + width / 2, at[-1])[:, None]
+        near = first + (last - first) * np.linspace(0, 1, 33)
+        found: npt.NDArray[np.float64] = np.interp(near, self.turns, self.success).mean(1)
+        return found
+
     def after(self, measure: Measure) -> float:
         """What the evaluation after training came to."""
         if measure == "success":
@@ -468,7 +484,7 @@ def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[i
     arms = []
     for name in names:
         runs = histories[name]
-        curves = np.array([np.interp(grid, h.turns, h.success) for h in runs])  # (seeds, POINTS)
+        curves = np.array([h.curve(grid, budget / WINDOWS) for h in runs])  # (seeds, POINTS)
         final = [h.final for h in runs]
         rewards = [h.reward for h in runs if h.reward is not None]
         apart = [own - other for own, other in zip(final, first, strict=True)]
@@ -498,9 +514,12 @@ def write(result: Comparison, folder: Path) -> Path:
         source = files("agentgym").joinpath(template).read_text("utf-8")
         return environment.from_string(source).render(**values)
 
+    highest = max(estimate.high for arm in result.arms for estimate in arm.curve)
+    top = max(1, min(4, math.ceil(4 * highest))) / 4
     curves = rendered(
         "curves.svg.jinja",
-        lines=[_line(arm, number) for number, arm in enumerate(result.arms)],
+        lines=[_line(arm, number, top) for number, arm in enumerate(result.arms)],
+        shares=[Tick(300 - 75 * at / top, f"{25 * at} %") for at in range(round(4 * top) + 1)],
         ticks=[Tick(150 * at, f"{result.budget * at // 4:,}") for at in range(5)],
         seeds=len(result.arms[0].seeds),
         rows=(len(result.arms) + 1) // 2,
@@ -511,12 +530,15 @@ def write(result: Comparison, folder: Path) -> Path:
     return folder / PAGE
 
 
-def _line(arm: ArmResult, number: int) -> Mapping[str, str]:
-    """An arm's curve as SVG: x from 0 to 600, y from 300 (0 %) to 0 (100 %)."""
+def _line(arm: ArmResult, number: int, top: float) -> Mapping[str, str]:
+    """An arm's curve as SVG: x from 0 to 600, y from 300 (0 %) to 0 (`top`)."""
     xs = np.linspace(0, 600, len(arm.curve))
-    along = [f"{x:.1f},{300 * (1 - e.mean):.1f}" for x, e in zip(xs, arm.curve, strict=True)]
-    above = [f"{x:.1f},{300 * (1 - e.high):.1f}" for x, e in zip(xs, arm.curve, strict=True)]
-    below = [f"{x:.1f},{300 * (1 - e.low):.1f}" for x, e in zip(xs, arm.curve, strict=True)]
+
+    def points(heights: Sequence[float]) -> list[str]:
+        return [f"{x:.1f},{300 * (1 - y / top):.1f}" for x, y in zip(xs, heights, strict=True)]
+
+    along = points([e.mean for e in arm.curve])
+    above, below = points([e.high for e in arm.curve]), points([e.low for e in arm.curve])
     return {
         "name": arm.name,
         "mean": " ".join(along),
