@@ -46,8 +46,8 @@ def test_curves_are_read_at_equal_turns(runs: Path) -> None:
     assert fast.difference is not None
     assert fast.difference.mean == pytest.approx(0.4)
     assert slow.at_budget.mean == pytest.approx(0.3)
-    # after 200 turns it is half way from 0 (at 100) to its success, 0.7 (at 300); the last window is
-    # that from 187.5 to 200, whose middle lies at 93.75 of the 200 turns between
+    # after 200 turns it is half way from 0 (at 100) to its success, 0.7 (at 300); the last window
+    # is that from 187.5 to 200, whose middle lies at 93.75 of the 200 turns between
     assert fast.at_budget.mean == pytest.approx(0.7 * 93.75 / 200)
     assert [e.mean for e in slow.curve][:2] == [0.0, 0.0]
     assert len(slow.curve) == comparing.POINTS
