@@ -310,7 +310,7 @@ def train(
     from agentgym.progress import Progress
     from agentgym.recipe import Recipe, load_recipe
     from agentgym.report import write_report
-    from agentgym.run import RECIPE, Run
+    from agentgym.run import RECIPE, Run, check_one_process
 
     if show:
         table = Table("key", "type", "default", "meaning")
@@ -318,6 +318,7 @@ def train(
             table.add_row(*(plain(str(part)) for part in key))
         out.print(table)
         return
+    check_one_process()  # before anything is deleted
     plan = load_recipe(recipe, overrides or ())
     where = folder or paths.runs() / plan.name
     if fresh:
@@ -372,7 +373,9 @@ def compare(
     """Run methods over seeds and compare them at equal environment turns; goes on where it was."""
     from agentgym import compare as comparing
     from agentgym.progress import Progress
+    from agentgym.run import check_one_process
 
+    check_one_process()
     where = folder or paths.runs() / f"compare-{Path(recipe).stem}"
     with Progress() as progress:
         result = comparing.compare(

@@ -2,6 +2,7 @@
 
 ``AGENTGYM_RUNS`` (default ``runs``), ``AGENTGYM_DATA`` (default ``data``), ``AGENTGYM_CHROMIUM``
 (path of a Chromium program), ``AGENTGYM_CACHE`` (default ``~/.cache/agentgym``).
+``WORLD_SIZE`` is set by `accelerate launch` and `torchrun`.
 """
 
 import os
@@ -27,6 +28,12 @@ def cache() -> Path:
 def chromium() -> str | None:
     """Chromium that the user asked for, if any."""
     return os.environ.get("AGENTGYM_CHROMIUM") or None
+
+
+def launched_processes() -> int:
+    """How many processes a launcher started of this program; 1 without a launcher."""
+    told = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(told)) if told.isdecimal() else 1
 
 
 def variable(name: str) -> str | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import agentgym
-from agentgym import checkpoint, config, diagnostics, durable, metrics
+from agentgym import checkpoint, config, diagnostics, durable, metrics, paths
 from agentgym.core import InferenceBackend, Policy, Trainer
 from agentgym.errors import ConfigError, StoreError, TrainingError
 from agentgym.evaluation import Evaluation, summarise
@@ -121,6 +121,7 @@ class Run:
             ConfigError: the folder holds a run already, or the trainer refuses its settings.
             UnknownNameError: the trainer or an environment is not registered.
         """
+        check_one_process()
         _refuse_a_run(folder)
         for warming in (True, False):
             _settings(recipe, warming)
@@ -138,6 +139,7 @@ class Run:
         Raises:
             ConfigError: the folder holds no run.
         """
+        check_one_process()
         if not (folder / RECIPE).exists():
             raise ConfigError(f"{folder} holds no run ({RECIPE} is missing); start one first")
         run = cls(config.load(Recipe, folder / RECIPE), folder, progress)
@@ -525,6 +527,23 @@ def open_dataset(recipe: Recipe) -> TrajectoryStore:
             f"dataset {recipe.dataset!r} is neither a run's folder nor a trajectory store "
             f"({error}); make one with agentgym data make, or name the folder of a run"
         ) from error
+
+
+def check_one_process() -> None:
+    """A run writes one folder, so that it is one process.
+
+    Raises:
+        ConfigError: a launcher started several.
+    """
+    count = paths.launched_processes()
+    if count > 1:
+        raise ConfigError(
+            f"a run is one process, and {count} were launched (WORLD_SIZE={count}): all would "
+            "write the same folder. Start it without accelerate launch or torchrun; run arms and "
+            "seeds side by side with agentgym compare --jobs N; to share the updates themselves, "
+            "give every process the same trajectories and call a trainer's update(...) in a "
+            "script of your own (trainers/README.md, Several processes)"
+        )
 
 
 def _refuse_a_run(folder: Path) -> None:

@@ -29,6 +29,14 @@ def test_chromium_is_none_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.chromium() == "/opt/chromium"
 
 
+def test_processes_that_a_launcher_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, count in (("2", 2), ("1", 1), ("0", 1), ("", 1), ("two", 1)):
+        monkeypatch.setenv("WORLD_SIZE", told)
+        assert paths.launched_processes() == count
+    monkeypatch.delenv("WORLD_SIZE")
+    assert paths.launched_processes() == 1
+
+
 def test_variables_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "secret")
     assert paths.variable("SOME_KEY") == "secret"

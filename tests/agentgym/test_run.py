@@ -231,6 +231,43 @@ def test_a_folder_with_a_run_is_not_begun_again(tmp_path: Path) -> None:
             Run.resume(tmp_path / "nothing", progress)
 
 
+def test_several_processes_do_not_write_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with Progress(quiet=True) as progress:
+        Run.start(recipe(), run, progress)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        refused = r"2 were launched.*compare --jobs N"
+        with pytest.raises(ConfigError, match=refused):
+            Run.start(recipe(), tmp_path / "new", progress)
+        with pytest.raises(ConfigError, match=refused):
+            Run.resume(run, progress)
+        with pytest.raises(ConfigError, match=refused):
+            Run.branch(run, recipe(), tmp_path / "new", progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_a_run_under_a_launcher_is_refused_in_every_process(tmp_path: Path) -> None:
+    """Two processes as a launcher starts them; the run that is there is not deleted."""
+    (tmp_path / "recipe.toml").write_text("")
+    command = [sys.executable, "-m", "agentgym", "train", "demo", "--out", str(tmp_path), "--fresh"]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 2
+        assert "a run is one process, and 2 were launched" in " ".join(errors.decode().split())
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
 def test_unknown_trainer_keys_stop_before_anything_is_run(tmp_path: Path) -> None:
     with Progress() as progress, pytest.raises(ConfigError, match="learning_rate"):
         Run.start(recipe(train={"learning_rat": 1.0}), tmp_path, progress)
