@@ -225,8 +225,9 @@ def compare(
     if unknown:
         raise ConfigError(f"tuned_as names {sorted(unknown)!r}, which are no arms with choices")
     workshop = _Workshop(recipe, tuple(overrides), jobs, progress, on_run or (lambda _: None))
-    planned = workshop.planned(arms, folder, seeds)
-    for run in planned:
+    planned = workshop.planned(arms, folder, seeds)  # reads them all before any run begins
+    settled = [arm for arm in arms if not (arm.choices or arm.tuned_as)]
+    for run in workshop.planned(settled, folder, seeds):
         run.check()
     tuner = _Tuner(tuning_seeds, tuning_iterations, tuned_by)
     tuning, chosen = _tune(workshop, arms, folder / _TUNING, tuner)

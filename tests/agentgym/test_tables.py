@@ -42,12 +42,15 @@ def test_an_evaluation(printed: io.StringIO) -> None:
 def test_a_comparison(printed: io.StringIO) -> None:
     first = SimpleNamespace(
         name="filtered_bc",
+        before=rate(0.1, 0.0, 0.2),
         final=rate(0.4, 0.3, 0.5),
         difference=None,
         at_budget=rate(0.5, 0.4, 0.6),
         area=rate(0.2, 0.1, 0.3),
+        reward=None,
     )
     tables.show_comparison(SimpleNamespace(arms=[first]))
+    assert "10% 0%..20%" in printed.getvalue()
     assert "40% 30%..50%" in printed.getvalue()
 
 
