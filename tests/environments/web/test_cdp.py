@@ -187,11 +187,9 @@ def test_a_web_page_cannot_connect_to_chromium() -> None:
     page = Browser.shared().page(size=(100, 100))
 
     async def attempt() -> Any:
-        from agentgym.environments.web import cdp
-
-        connection = await next(iter(cdp._connections.values()))
-        assert connection._transport is not None
-        port = connection._transport.get_extra_info("peername")[1]
+        transport = page.session._connection._transport
+        assert transport is not None
+        port = transport.get_extra_info("peername")[1]
         return await page.evaluate(
             f"new Promise((done) => {{ const s = new WebSocket('ws://127.0.0.1:{port}/devtools/"
             "browser'); s.onopen = () => done('open'); s.onerror = () => done('refused') })"

@@ -62,7 +62,7 @@ def step(env: OpenWebEnv, action: str) -> tuple[str, dict[str, Any]]:
 
 def survives(env: OpenWebEnv) -> None:
     """The agent can go on elsewhere, and things work there."""
-    for _ in range(3):  # what a trap leaves running may close a tab more
+    for _ in range(10):  # what a trap leaves running may close a tab more
         text, info = step(env, f'goto("{env._visit.start_urls[0]}/")')
         if 'link "Trap"' in text:
             break
