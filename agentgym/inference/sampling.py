@@ -258,8 +258,8 @@ def _invert(
 def _quantile(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """(B,) where the cumulative sums of (B, V) weights pass (B,) float64 parts of their total.
 
-    First the block of columns is found, then the column: a quarter of the time of cumulative sums
-    over all columns.
+    First the block of columns is found, then the column: cheaper than cumulative sums over all
+    columns.
     """
     weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % _BLOCK))
     blocks = weights.view(len(weights), -1, _BLOCK)
