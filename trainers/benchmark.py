@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import agentgym
+from agentgym import paths
 from agentgym.bench import Benchmark, BenchmarkOptions, Case, Measurement, Side
 from agentgym.errors import ConfigError, MissingDependencyError, TrainingError
 
@@ -192,7 +193,9 @@ class Worker:
         """
         self._name, self._deadline = str(settings["side"]), deadline_s
         self._said = tempfile.TemporaryFile("w+")
-        root = str(Path(agentgym.__file__).parent.parent)
+        places = [str(Path(agentgym.__file__).parent.parent)]
+        if python == sys.executable and (more := paths.variable("PYTHONPATH")):
+            places.append(more)  # where this process has its packages from; not another Python
         # -P: the script's folder is no place to import from.
         self._process = subprocess.Popen(
             [python, "-P", str(script)],
@@ -200,7 +203,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
-            env={**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1"},
+            env=paths.environment(PYTHONPATH=os.pathsep.join(places), HF_HUB_OFFLINE="1"),
         )
         self._settings: Mapping[str, Any] | None = settings
 

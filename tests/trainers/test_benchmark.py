@@ -31,6 +31,24 @@ def test_works_have_names_of_their_own() -> None:
     assert len({*QUICK, *ON_CPU, *ON_GPU}) == len(QUICK) + len(ON_CPU) + len(ON_GPU)
 
 
+def test_our_own_workers_find_packages_where_we_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "lies_elsewhere.py").write_text("WORD = 'found'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    look = (
+        "try:\n    from lies_elsewhere import WORD\nexcept ImportError:\n    WORD = 'missing'\n"
+        "print(json.dumps({'ready': True}), flush=True)\n"
+        "for line in sys.stdin:\n    print(json.dumps({'word': WORD}), flush=True)"
+    )
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    for python, word in ((sys.executable, "found"), (str(other), "missing")):
+        with Worker(python, {"side": "x"}, script=script(tmp_path, look)) as worker:
+            assert worker.ask(1)["word"] == word
+
+
 def test_a_worker_answers_step_by_step(tmp_path: Path) -> None:
     echo = (
         "print(json.dumps({'ready': True}), flush=True)\n"
