@@ -174,7 +174,11 @@ TRAPS: Mapping[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", TRAPS)
+@pytest.mark.parametrize(
+    "name",
+    # to fill a renderer's memory takes minutes on a busy machine
+    [pytest.param(n, marks=pytest.mark.soak) if n == "eats memory" else n for n in TRAPS],
+)
 def test_hostile_pages(visit: Callable[..., OpenWebEnv], name: str) -> None:
     trap, told = TRAPS[name]
     env = visit(trap)
