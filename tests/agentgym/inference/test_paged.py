@@ -191,6 +191,5 @@ def test_half_precision_is_near(dtype: str, fused: bool) -> None:
     exact = HFBackend(*model()).logprobs(whole, [len(t) for t in TEXTS])
     for answer, scores, values in zip(answers, again, exact, strict=True):
         assert answer.logprobs is not None
-        # these random weights make a few tokens so unlikely that bfloat16 tells little of them
-        assert np.median(np.abs(answer.logprobs - scores)) < 0.15
-        assert np.median(np.abs(scores - values)) < 0.15
+        assert np.abs(answer.logprobs - scores).mean() < 0.15
+        assert np.abs(scores - values).mean() < 0.15
