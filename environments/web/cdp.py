@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
     def post(self, method: str, params: Message | None, session: str) -> "asyncio.Future[Message]":
         """See `CDPSession.post`."""
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        if self._transport is None or session not in self._sessions:
+        if not self._writable or session not in self._sessions:
             future.set_exception(ProtocolError(f"{method}: the page was closed, or Chromium ended"))
             future.exception()  # whoever does not wait for it need not hear of it
             return future
@@ -255,8 +255,13 @@ class Connection(asyncio.Protocol):
         if session is not None:
             session.handle(DETACHED, {})
 
+    @property
+    def _writable(self) -> bool:
+        """False from the moment that a write has failed, which is before `connection_lost`."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and self._writable:
             self._transport.write(data)
 
     def _close(self) -> None:

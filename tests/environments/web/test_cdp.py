@@ -1,5 +1,6 @@
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -127,6 +128,24 @@ def test_whoever_waits_learns_that_the_connection_ended() -> None:
             await connection.browser.send("Test.later")
 
     talk(peer, client)
+
+
+def test_nothing_is_written_once_a_write_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Nothing: the client's own end breaks."""
+
+    async def client(connection: Connection) -> None:
+        transport = connection._transport
+        assert transport is not None
+        transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        # asyncio logs a warning of its own from the fifth write on; all are in one turn of the loop
+        answers = [connection.browser.post("Test.many") for _ in range(10)]
+        for answer in answers:
+            with pytest.raises(ProtocolError, match="closed"):
+                await answer
+
+    talk(peer, client)
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_what_is_no_websocket_is_refused() -> None:
