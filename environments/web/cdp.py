@@ -14,15 +14,16 @@ import logging
 import os
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from agentgym.errors import BrowserError
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser as Chromium
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 FLAGS = (
@@ -107,9 +108,7 @@ class Connection(asyncio.Protocol):
         Raises:
             BrowserError: it cannot be made.
         """
-        if chromium not in _connections:
-            _connections[chromium] = asyncio.ensure_future(cls._connect(chromium))
-        return await asyncio.shield(_connections[chromium])
+        return await _connection_to(chromium)
 
     @classmethod
     async def _connect(cls, chromium: "Chromium") -> Self:
@@ -269,9 +268,21 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-_connections: "weakref.WeakKeyDictionary[Chromium, asyncio.Task[Connection]]" = (
-    weakref.WeakKeyDictionary()
-)
+def one_each(
+    make: Callable[["Chromium"], Coroutine[Any, Any, T]],
+) -> Callable[["Chromium"], Coroutine[Any, Any, T]]:
+    """What `make` makes of each Chromium: made when first asked for, and then always the same."""
+    made: weakref.WeakKeyDictionary[Chromium, asyncio.Task[T]] = weakref.WeakKeyDictionary()
+
+    async def of(chromium: "Chromium") -> T:
+        if chromium not in made:
+            made[chromium] = asyncio.ensure_future(make(chromium))
+        return await asyncio.shield(made[chromium])
+
+    return of
+
+
+_connection_to = one_each(Connection._connect)
 
 
 async def _address(folder: Path) -> tuple[int, str]:

@@ -10,16 +10,14 @@ Addresses without a request (``file:``, ``data:``, ``javascript:``, ``chrome:``,
 can only be typed, which `Guard.refusal` sees; Chromium itself keeps pages from going there.
 """
 
-import asyncio
 import ipaddress
 import logging
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from agentgym.environments.web.cdp import CDPSession, Connection
+from agentgym.environments.web.cdp import CDPSession, Connection, one_each
 from agentgym.environments.web.page import quietly
 from agentgym.errors import ConfigError
 
@@ -194,9 +192,7 @@ class Gate:
     @classmethod
     async def of(cls, chromium: "Chromium") -> "Gate":
         """The gate of this Chromium; made when first asked for."""
-        if chromium not in _gates:
-            _gates[chromium] = asyncio.ensure_future(cls._on(chromium))
-        return await asyncio.shield(_gates[chromium])
+        return await _gate_of(chromium)
 
     @classmethod
     async def _on(cls, chromium: "Chromium") -> "Gate":
@@ -272,4 +268,4 @@ class Gate:
             quietly(self._session.send("Fetch.continueRequest", request))
 
 
-_gates: "weakref.WeakKeyDictionary[Chromium, asyncio.Task[Gate]]" = weakref.WeakKeyDictionary()
+_gate_of = one_each(Gate._on)

@@ -1,16 +1,14 @@
 """The network of a session: written down on a tape, played back from one, or told to a log."""
 
-import asyncio
 import base64
 import hashlib
 import logging
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from agentgym.environments.web.cdp import CDPSession, Connection, ProtocolError
+from agentgym.environments.web.cdp import CDPSession, Connection, ProtocolError, one_each
 from agentgym.environments.web.guard import Gate
 from agentgym.environments.web.page import one_line, quietly
 from agentgym.tape import Exchange, Tape
@@ -88,9 +86,7 @@ class Wire:
     @classmethod
     async def of(cls, chromium: "Chromium") -> "Wire":
         """The wire of this Chromium; made when first asked for."""
-        if chromium not in _wires:
-            _wires[chromium] = asyncio.ensure_future(cls._on(chromium))
-        return await asyncio.shield(_wires[chromium])
+        return await _wire_of(chromium)
 
     @classmethod
     async def _on(cls, chromium: "Chromium") -> "Wire":
@@ -220,4 +216,4 @@ def _kept(headers: tuple[tuple[str, str], ...]) -> bool:
     return True
 
 
-_wires: "weakref.WeakKeyDictionary[Chromium, asyncio.Task[Wire]]" = weakref.WeakKeyDictionary()
+_wire_of = one_each(Wire._on)
