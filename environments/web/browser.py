@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentgym import paths
 from agentgym.environments.web.cdp import FLAGS, Connection, ProtocolError
 from agentgym.environments.web.page import CLOSE_TIMEOUT_S, Page, one_line
+from agentgym.environments.web.spares import Spares
 from agentgym.errors import BrowserError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Browser:
         """Process id of Chromium's main process; 0 if none runs."""
         self.owner = os.getpid()
         """The process that may use this object: threads do not survive a fork."""
+        self.spares: Spares[Any] = Spares()
+        """What was made in advance, for whoever makes things here; only on the browser's loop."""
         self._pages: weakref.WeakSet[Page] = weakref.WeakSet()
         self._playwright: Playwright | None = None
         self._chromium: Chromium | None = None
@@ -213,6 +216,7 @@ class Browser:
             page.give_up("Chromium ended")
 
     async def _stop(self) -> None:
+        await self.spares.close()
         if self._chromium is not None:
             await self._chromium.close()
         if self._playwright is not None:

@@ -33,10 +33,12 @@ class Relay:
     """
 
     def __init__(
-        self, allows: Callable[[str, int], bool], checks: Callable[[str], bool] = lambda host: False
+        self,
+        allows: Callable[[str, int], bool] = lambda host, port: False,
+        checks: Callable[[str], bool] = lambda host: False,
     ) -> None:
-        self._allows = allows
-        self._checks = checks
+        self.allows = allows
+        self.checks = checks
         self._server: asyncio.Server | None = None
         self._failures: dict[tuple[str, int], str] = {}
         self._last = ""
@@ -131,7 +133,7 @@ class Relay:
         Raises:
             BrowserError: there is none, in Chromium's word for it.
         """
-        if not self._allows(host, port) or len(self._open) > MAX_CONNECTIONS:
+        if not self.allows(host, port) or len(self._open) > MAX_CONNECTIONS:
             name = f"{host}:{port}"
             self.blocked[name] = self.blocked.get(name, 0) + 1
             raise BrowserError(_REFUSED)
@@ -140,7 +142,7 @@ class Relay:
             async with asyncio.timeout(CONNECT_S):
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
                 # A public name may not lead to this machine or its network.
-                if self._checks(host) and not all(_is_global(f[4][0]) for f in found):
+                if self.checks(host) and not all(_is_global(f[4][0]) for f in found):
                     self.blocked[f"{host}:{port}"] = 1
                     raise BrowserError(_REFUSED)
                 return await _first([str(f[4][0]) for f in found], port)

@@ -6,8 +6,9 @@ the agent collects in `Session.problems`, what it may like to know in `Session.n
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -106,18 +107,11 @@ class Session:
     """
 
     def __init__(
-        self,
-        browser: Browser,
-        context: "BrowserContext",
-        gate: Gate,
-        guard: Guard,
-        size: tuple[int, int],
-        dialogs: Dialogs,
-        relay: Relay,
+        self, browser: Browser, context: "BrowserContext", gate: Gate, relay: Relay, kind: "Kind"
     ) -> None:
         self.browser = browser
-        self.guard = guard
-        self.size = size
+        self.guard = _NOTHING
+        self.size = kind.size
         """(width, height) of the viewport in CSS pixels."""
         self.tabs: list[Tab] = []
         self.current: Tab
@@ -127,11 +121,13 @@ class Session:
         """What else happened since `begin`: dialogs, pop-ups."""
         self.relay = relay
         """What the session's connections go through."""
+        self._kind = kind
         self._context = context
         self._context_id = ""
         self._wire: Wire | None = None
         self._gate = gate
-        self._dialogs = dialogs
+        self._dialogs: Dialogs = "accept"
+        self._taken = False
         self._targets: list[str] = []  # of live tabs, oldest first; some may not be in `tabs` yet
         self._empty: list[str] = []  # targets whose only document was refused
         self._dialog_count = self._windows = 0
@@ -139,6 +135,7 @@ class Session:
         self.uploads: Uploads | None = None
         """The files that may be chosen for file fields."""
         context.on("dialog", self._dialog_opened)
+        context.on("close", lambda _: relay.close())  # also if Chromium ends
 
     @classmethod
     def open(
@@ -155,6 +152,8 @@ class Session:
         log: Log | None = None,
     ) -> "Session":
         """A session with one blank tab; starts Chromium if it does not run.
+
+        It may have been made in advance, but nobody has used it before.
 
         Args:
             browser: where.
@@ -173,37 +172,38 @@ class Session:
         """
         if dialogs not in get_args(Dialogs):
             raise ConfigError(f"dialogs must be one of {get_args(Dialogs)}, got {dialogs!r}")
-        options: dict[str, Any] = {"locale": locale}
-        if storage_state is not None:
-            options["storage_state"] = _storage(Path(storage_state))
-        permissions: list[str] = []
-        if geolocation is not None:
-            options["geolocation"] = {"latitude": geolocation[0], "longitude": geolocation[1]}
-            permissions = ["geolocation"]
+        state = _storage(Path(storage_state)) if storage_state is not None else _NO_STATE
+        kind = Kind(size, locale, geolocation, json.dumps(state["origins"]))
 
         async def open_in(chromium: "Chromium") -> "Session":
-            gate = await Gate.of(chromium)
+            session: Session = await browser.spares.take(kind, kind.maker(browser, chromium))
+            session._taken = True
+            session.guard, session._dialogs = guard, dialogs
             offline = tape is not None and not tape.recording
-            reaches = (lambda host, port: False) if offline else guard.reaches
-            relay = Relay(reaches, lambda host: not guard.named(host))
-            options["proxy"] = {"server": await relay.start()}
+            if not offline:
+                session.relay.allows = guard.reaches
+                session.relay.checks = lambda host: not guard.named(host)
             try:
-                context = await new_context(chromium, size, **options)
-                await context.add_init_script(script("listeners.js") + script("pending.js"))
+                if state["cookies"]:
+                    await session._context.add_cookies(state["cookies"])
                 if tape is not None:
-                    await context.add_init_script(same_world(tape))
-                await context.grant_permissions(permissions)  # denies all others
-                session = cls(browser, context, gate, guard, size, dialogs, relay)
-                session.current = await session._open_tab()
+                    await session._context.add_init_script(same_world(tape))
                 if tape is not None or log is not None:
                     session._wire = await Wire.of(chromium)
                     await session._wire.listen(session._context_id, tape, log)
             except BaseException:  # Chromium ended meanwhile, or nobody waits any more
-                relay.close()
+                session.discard()
                 raise
             return session
 
         return browser.run(browser.use(open_in), START_TIMEOUT_S)
+
+    async def usable(self) -> bool:
+        """Whether its tab answers; before it is opened, see `spares.Spare`."""
+        try:
+            return bool(await self.current.attempt("It", self.current.evaluate("true"), ACTION_S))
+        except BrowserError:
+            return False
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = CALL_S) -> T:
         """Run a coroutine that uses this session, and wait for it.
@@ -240,6 +240,8 @@ class Session:
             await self._check_opened(self.current, url)
         self.current = self.tabs[0]
         await self.current.session.send("Page.bringToFront")
+        if (chromium := self._context.browser) is not None:  # what is next can be made ready now
+            self.browser.spares.fill(self._kind, self._kind.maker(self.browser, chromium))
 
     def begin(self) -> None:
         """A new action: what happens from now on is its doing."""
@@ -580,8 +582,15 @@ class Session:
             raise BrowserError(one_line(error)) from error
 
     async def _close(self) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Close everything without waiting for it; may be called twice."""
         for tab in self.tabs:
             tab.give_up("the session is closed")
+        if self._taken:
+            self._taken = False
+            self.browser.spares.left(self._kind)
         self.relay.close()
         self._gate.forget(self._context_id)
         if self._wire is not None:
@@ -589,6 +598,46 @@ class Session:
         quietly(self._context.close())
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a session is made with, and cannot be given later."""
+
+    size: tuple[int, int]
+    locale: str
+    geolocation: tuple[float, float] | None
+    origins: str
+    """Local storage by origin, as JSON."""
+
+    def maker(self, browser: Browser, chromium: "Chromium") -> Callable[[], Awaitable[Session]]:
+        """What makes a session of this kind, to which nothing is allowed yet."""
+        return lambda: self._make(browser, chromium)
+
+    async def _make(self, browser: Browser, chromium: "Chromium") -> Session:
+        options: dict[str, Any] = {"locale": self.locale}
+        if origins := json.loads(self.origins):
+            options["storage_state"] = {"cookies": [], "origins": origins}
+        permissions = []
+        if self.geolocation is not None:
+            latitude, longitude = self.geolocation
+            options["geolocation"] = {"latitude": latitude, "longitude": longitude}
+            permissions = ["geolocation"]
+        gate, relay = await Gate.of(chromium), Relay()
+        options["proxy"] = {"server": await relay.start()}
+        try:
+            context = await new_context(chromium, self.size, **options)
+            await context.add_init_script(script("listeners.js") + script("pending.js"))
+            await context.grant_permissions(permissions)  # denies all others
+            session = Session(browser, context, gate, relay, self)
+            session.current = await session._open_tab()
+            await session.current.look()
+        except BaseException:  # Chromium ended meanwhile, or nobody waits any more
+            relay.close()
+            raise
+        return session
+
+
+_NO_STATE: Mapping[str, Any] = {"cookies": [], "origins": []}
+_NOTHING = Guard(["nothing.invalid"])  # a name that stands for no host, RFC 2606
 _DO: Mapping[str, Callable[..., Coroutine[Any, Any, str]]] = {
     "goto": Session._goto,
     "go_back": lambda session: session._move(-1),

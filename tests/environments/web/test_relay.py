@@ -31,13 +31,20 @@ class Listener:
         while True:
             try:
                 client, _ = self.tcp.accept()
-                with client:
-                    client.settimeout(5)
-                    line = client.recv(2000).partition(b"\r\n")[0].decode("latin-1")
-                    self.heard.append(line)
-                    client.sendall(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
             except OSError:
                 return
+            # Not one after the other: Chromium also connects where it then says nothing.
+            threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client: socket.socket) -> None:
+        with client:
+            client.settimeout(30)
+            try:
+                line = client.recv(2000).partition(b"\r\n")[0].decode("latin-1")
+                self.heard.append(line)
+                client.sendall(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+            except OSError:
+                return  # it hung up
 
     def _receive(self) -> None:
         while True:

@@ -272,7 +272,7 @@ def test_a_session_that_does_not_open_leaves_no_server(monkeypatch: pytest.Monke
     monkeypatch.setattr(session_module, "new_context", fails)
     monkeypatch.setattr(Relay, "close", closing)
     with pytest.raises(BrowserError, match="Chromium ended"):
-        Session.open(Browser.shared(), Guard(["a"]))
+        Session.open(Browser.shared(), Guard(["a"]), size=(320, 234))  # of which none waits
     assert closed == [True]
 
 
