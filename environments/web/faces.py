@@ -6,9 +6,9 @@ A face makes the observation's text and reads the agent's. Only what it shows is
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,11 +27,11 @@ from agentgym.environments.web.dialects import (
     placed,
 )
 from agentgym.environments.web.inputs import INPUT_ACTIONS
-from agentgym.environments.web.session import ENDINGS, TAB_ACTIONS, Session
+from agentgym.environments.web.page import Page
+from agentgym.environments.web.session import ENDINGS, TAB_ACTIONS
 from agentgym.environments.web.snapshot import Box, Marked, mark, numbered
-from agentgym.environments.web.tab import Tab
 from agentgym.environments.web.text import cut_lines, line, render
-from agentgym.environments.web.uploads import UPLOAD
+from agentgym.environments.web.uploads import UPLOAD, Uploads
 from agentgym.environments.web.view import Element, PageView
 from agentgym.errors import ConfigError, UnknownNameError
 
@@ -44,7 +44,8 @@ HEADS: tuple[str, ...] = ("tabs", "url", "focus", "notes", "files")
 """Lines that may stand above a page."""
 MAX_TITLE = 80
 MAX_URL = 300
-MIN_CHARS = 500
+MIN_CHARS = 100
+T = TypeVar("T")
 Counter = Callable[[str], int]
 
 
@@ -112,6 +113,68 @@ def estimated_tokens(text: str) -> int:
     return math.ceil(len(text.encode("utf-8", "replace")) / 3)
 
 
+class Shown(Protocol):
+    """What a face looks at: a `Session`, or `OnePage`. Only on the browser's loop."""
+
+    size: tuple[int, int]
+    uploads: Uploads | None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the agent may like to know besides."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Which tab is the current one, from 0."""
+        ...
+
+    async def look(self) -> PageView:
+        """The engine's own view of the page."""
+        ...
+
+    async def read(self, what: str, of: Callable[[Any], Coroutine[Any, Any, T]]) -> T | None:
+        """What a coroutine finds out about the page; None if it cannot be read."""
+        ...
+
+    async def where(self) -> tuple[str, str]:
+        """Address and title."""
+        ...
+
+    async def tab_list(self, view: PageView) -> list[tuple[str, str]]:
+        """Address and title of each tab; the current one's are the view's."""
+        ...
+
+
+class OnePage:
+    """A page that is no tab of a session, as faces look at it."""
+
+    index = 0
+    notes = ()
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.size = page.size
+        self.uploads: Uploads | None = None
+
+    async def look(self) -> PageView:
+        """See `Shown.look`."""
+        return await self.page.look()
+
+    async def read(self, what: str, of: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """See `Shown.read`."""
+        return await of(self.page)
+
+    async def where(self) -> tuple[str, str]:
+        """See `Shown.where`."""
+        url, title = await self.page.ask("[location.href, document.title]")
+        return url, title
+
+    async def tab_list(self, view: PageView) -> list[tuple[str, str]]:
+        """See `Shown.tab_list`."""
+        return [(view.url, view.title)]
+
+
 class Face(ABC):
     """One action language with its way to show pages."""
 
@@ -128,7 +191,7 @@ class Face(ABC):
         """What the agent's text asks for. Never raises."""
 
     @abstractmethod
-    async def look(self, session: Session) -> str:
+    async def look(self, shown: Shown) -> str:
         """The observation's text; only on the browser's loop."""
 
     @abstractmethod
@@ -164,7 +227,9 @@ def face_of(
     if name not in FACES:
         raise UnknownNameError("dialect", name, FACES)
     if name == "agentgym":
-        return OwnFace(style, actions, syntax or "python", uploads)
+        if actions is None:
+            actions = (*ACTIONS, UPLOAD.name) if uploads else ACTIONS
+        return OwnFace(style, _offered(actions), syntax or "python")
     if syntax not in ("", "json"):
         raise ConfigError(
             f"dialect {name!r} has a syntax of its own; leave action_syntax out, or use 'json' "
@@ -183,14 +248,10 @@ def face_of(
 class OwnFace(Face):
     """One line an element, and one call an action."""
 
-    def __init__(
-        self, style: Style, actions: Sequence[str] | None, syntax: str, uploads: bool
-    ) -> None:
+    def __init__(self, style: Style, actions: ActionSet, syntax: str) -> None:
         if syntax not in SYNTAXES:
             raise ConfigError(f"action_syntax must be one of {SYNTAXES}, got {syntax!r}")
-        if actions is None:
-            actions = (*ACTIONS, UPLOAD.name) if uploads else ACTIONS
-        super().__init__(style, _offered(actions), syntax)
+        super().__init__(style, actions, syntax)
 
     def plan(self, text: str) -> Plan:
         """See `Face.plan`."""
@@ -199,19 +260,22 @@ class OwnFace(Face):
             return Plan(error=reading.error, thought=reading.thought)
         return Plan((reading.call,), "", reading.thought, (reading.call.name,))
 
-    async def look(self, session: Session) -> str:
+    async def look(self, shown: Shown) -> str:
         """See `Face.look`."""
-        self.view = view = await session.look()
+        return await self.show(shown, await shown.look())
+
+    async def show(self, shown: Shown, view: PageView) -> str:
+        """The observation's text for a view that was just taken."""
+        self.view = view
         focus = view.get(view.focused)
-        shown = view
+        lines = await head_lines(shown, self.style, view, line(focus) if focus else "")
         if self.style.viewport_only:
-            shown = replace(view, elements=tuple(e for e in view if "offscreen" not in e.states))
-        lines = await head_lines(session, self.style, view, line(focus) if focus else "")
+            view = replace(view, elements=tuple(e for e in view if "offscreen" not in e.states))
 
         def write(limit: int) -> str:
             head = "\n".join(lines)[: limit // 2]
             left = max(0, limit - len(head) - 2 * bool(head))
-            body = render(shown, left, coordinates=self.style.coordinates, boxes=self.style.boxes)
+            body = render(view, left, coordinates=self.style.coordinates, boxes=self.style.boxes)
             return f"{head}\n\n{body}" if head else body
 
         return self.style.fitted(write)
@@ -240,11 +304,11 @@ def _offered(names: Sequence[str]) -> ActionSet:
     return ActionSet([VOCABULARY[name] for name in names])
 
 
-async def head_lines(session: Session, style: Style, view: PageView, focus: str) -> list[str]:
+async def head_lines(shown: Shown, style: Style, view: PageView, focus: str) -> list[str]:
     """The lines above a page that are wanted.
 
     Args:
-        session: whose tabs and notes are told.
+        shown: whose tabs and notes are told.
         style: which lines.
         view: address and title of the current tab.
         focus: what has the focus, in the face's own words; empty if nothing has.
@@ -253,17 +317,17 @@ async def head_lines(session: Session, style: Style, view: PageView, focus: str)
     for part in style.head:
         match part:
             case "tabs":
-                tabs = await session.tab_list(view)
+                tabs = await shown.tab_list(view)
                 titles = [_title(title) for _, title in tabs]
-                lines.append(axtree.tab_line(titles, session.tabs.index(session.current)))
+                lines.append(axtree.tab_line(titles, shown.index))
             case "url":
                 lines.append(f"URL: {_cut(view.url, MAX_URL)}")
             case "focus":
                 lines.append(f"Focus: {focus or 'nothing'}")
             case "notes":
-                lines += [f"Note: {_cut(note, MAX_URL)}" for note in session.notes]
-            case "files" if session.uploads is not None:
-                names = ", ".join(map(_title, session.uploads.names()))
+                lines += [f"Note: {_cut(note, MAX_URL)}" for note in shown.notes]
+            case "files" if shown.uploads is not None:
+                names = ", ".join(map(_title, shown.uploads.names()))
                 lines.append(f"Files: {names or 'none'}")
     return lines
 
@@ -342,10 +406,10 @@ class BrowserGymFace(DialectFace):
         """BrowserGym's error."""
         return told(said, source)
 
-    async def look(self, session: Session) -> str:
+    async def look(self, shown: Shown) -> str:
         """See `Face.look`."""
-        found = await session.read("Looking at the page", _marked_tree)
-        url, title = await session.current.summary()
+        found = await shown.read("Looking at the page", _marked_tree)
+        url, title = await shown.where()
         marked, tree = found or (None, {"nodes": []})
         properties = marked.properties if marked else {}
         self.view = PageView(
@@ -357,7 +421,7 @@ class BrowserGymFace(DialectFace):
             marked.focused if marked else "",
         )
         focus = f"[{self.view.focused}]" if self.view.focused else ""
-        lines = await head_lines(session, self.style, self.view, focus)
+        lines = await head_lines(shown, self.style, self.view, focus)
         text = axtree.flatten_axtree_to_str(
             tree,
             properties,
@@ -377,9 +441,9 @@ class BrowserGymFace(DialectFace):
         return self.written("click", ids[int(rng.integers(len(ids)))])
 
 
-async def _marked_tree(tab: Tab) -> tuple[Marked, dict[str, Any]]:
-    marked = await mark(tab)
-    return marked, await axtree.fetch(tab, marked)
+async def _marked_tree(page: Page) -> tuple[Marked, dict[str, Any]]:
+    marked = await mark(page)
+    return marked, await axtree.fetch(page, marked)
 
 
 class WebArenaFace(DialectFace):
@@ -398,27 +462,27 @@ class WebArenaFace(DialectFace):
         """See `Face.plan`; elements become the middle of their boxes, as WebArena clicks."""
         return placed(super().plan(text), self.nodes)
 
-    async def look(self, session: Session) -> str:
+    async def look(self, shown: Shown) -> str:
         """See `Face.look`."""
-        found = await session.read("Looking at the page", _boxed_tree)
+        found = await shown.read("Looking at the page", _boxed_tree)
         tree, boxes = found or ({"nodes": []}, {})
-        url, title = await session.current.summary()
+        url, title = await shown.where()
         here = PageView((), url, title)
-        titles = [title for _, title in await session.tab_list(here)]
+        titles = [title for _, title in await shown.tab_list(here)]
         numbered(tree["nodes"])
         whole = self.style.viewport_only is False
         made = axtree.webarena_text(
             tree["nodes"],
             [_cut(" ".join(each.split()), MAX_TITLE) for each in titles],
-            session.tabs.index(session.current),
+            shown.index,
             boxes=boxes,
-            viewport=None if whole else session.size,
+            viewport=None if whole else shown.size,
         )
         self.nodes = made.nodes
-        shown = (Element(id, "node", "") for id in made.nodes if made.nodes[id]["union_bound"])
-        self.view = replace(here, elements=tuple(shown))
+        seen = (Element(id, "node", "") for id in made.nodes if made.nodes[id]["union_bound"])
+        self.view = replace(here, elements=tuple(seen))
         others = replace(self.style, head=[h for h in self.style.head if h not in ("tabs", "url")])
-        lines = await head_lines(session, others, self.view, "")
+        lines = await head_lines(shown, others, self.view, "")
         if "url" in self.style.head:
             lines.append(f"URL: {_cut(url, MAX_URL)}")
         end = "\n".join(["", *lines]) if lines else ""
@@ -435,9 +499,9 @@ class WebArenaFace(DialectFace):
         return self.written("click", ids[int(rng.integers(len(ids)))])
 
 
-async def _boxed_tree(tab: Tab) -> tuple[dict[str, Any], Mapping[int, Box]]:
-    tree = await axtree.fetch(tab)
-    return tree, (await mark(tab)).boxes
+async def _boxed_tree(page: Page) -> tuple[dict[str, Any], Mapping[int, Box]]:
+    tree = await axtree.fetch(page)
+    return tree, (await mark(page)).boxes
 
 
 class WebRLFace(DialectFace):
@@ -446,13 +510,13 @@ class WebRLFace(DialectFace):
     def __init__(self, style: Style, syntax: str) -> None:
         super().__init__(style, WebRLActions(), syntax, "python")
 
-    async def look(self, session: Session) -> str:
+    async def look(self, shown: Shown) -> str:
         """See `Face.look`; without lines above the page but for notes and files."""
-        rows = await session.read("Looking at the page", markup.rows) or []
-        url, title = await session.current.summary()
+        rows = await shown.read("Looking at the page", markup.rows) or []
+        url, title = await shown.where()
         self.view = PageView(tuple(_listed(rows)), url, title)
         head = [part for part in self.style.head if part in ("notes", "files")]
-        lines = await head_lines(session, replace(self.style, head=head), self.view, "")
+        lines = await head_lines(shown, replace(self.style, head=head), self.view, "")
         above = "".join(f"{each}\n" for each in lines)
 
         def write(limit: int) -> str:

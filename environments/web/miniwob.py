@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from agentgym.actions import SYNTAXES, ActionCall, Reading
+from agentgym.actions import ActionCall
 from agentgym.core import AgentEnv
 from agentgym.environments.web.actions import (
     ALL_ACTIONS,
@@ -22,9 +22,14 @@ from agentgym.environments.web.actions import (
     sample_call,
 )
 from agentgym.environments.web.browser import Browser
+from agentgym.environments.web.dialects import Plan
+from agentgym.environments.web.difference import observation_text
+from agentgym.environments.web.faces import Face, OnePage, OwnFace, face_of, style_of
+from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
+from agentgym.environments.web.marks import draw_marks, marks_of, texts_of
 from agentgym.environments.web.miniwob_tasks import RESTARTABLE, TASKS
 from agentgym.environments.web.page import Page, image_of, script
-from agentgym.environments.web.text import render
+from agentgym.environments.web.session import ENDINGS
 from agentgym.environments.web.view import PageView
 from agentgym.errors import (
     BrowserError,
@@ -73,11 +78,13 @@ class MiniWobEnv(AgentEnv):
     as repeatable as the others.
 
     ## Action Space
-    Text with one call, see `agentgym.environments.web.actions`; elements are named by their id.
+    Text with one call, see `agentgym.environments.web.actions`; elements are named by their id. Or,
+    by the argument `dialect`, the actions of BrowserGym, WebArena or WebRL (see `faces`).
 
     ## Observation Space
-    `goal` in words; `text`, one line per element, ``[id] role "name" value="..." states``; `error`
-    about the last action; `image`, (214, 332, 3), if made with ``images=True``.
+    `goal` in words; `text`, one line per element, ``[id] role "name" value="..." states``, or what
+    the dialect shows; `error` about the last action; `image`, (214, 332, 3), if made with
+    ``images=True``.
 
     ## Rewards
     0 until the page ends the episode, then by the argument `reward`: ``raw`` the page's own in
@@ -90,7 +97,8 @@ class MiniWobEnv(AgentEnv):
     The page for ``RandomState(seed).randint(1_000_000)``, as in BrowserGym.
 
     ## Episode End
-    Terminated when the page gives its reward, or when the agent leaves the page (raw reward -1).
+    Terminated when the page gives its reward, when the agent leaves the page (raw reward -1), or by
+    what a dialect has for the last words (raw reward 0: the page has not been solved).
     Truncated after 10 steps (`max_episode_steps`).
 
     ## Arguments
@@ -110,12 +118,14 @@ class MiniWobEnv(AgentEnv):
         threshold: float = 0.5,
         images: bool = False,
         render_mode: str | None = None,
-        actions: Sequence[str] = ALL_ACTIONS,
-        action_syntax: str = "python",
+        dialect: str = "agentgym",
+        actions: Sequence[str] | None = None,
+        action_syntax: str = "",
         data_mode: str = "default",
-        max_chars: int = 4000,
-        coordinates: bool = False,
+        difference: bool = False,
+        marks: bool = False,
         oracle_thoughts: bool = True,
+        **style: Any,
     ) -> None:
         """Set up; Chromium starts with the first `reset`.
 
@@ -125,47 +135,62 @@ class MiniWobEnv(AgentEnv):
             threshold: for ``reward="thresholded"``.
             images: observations carry a picture.
             render_mode: ``rgb_array``, ``ansi`` or nothing.
-            actions: names of the actions to offer, out of `actions.ALL_ACTIONS`.
-            action_syntax: one of `agentgym.actions.SYNTAXES`.
+            dialect: the language of actions and text, one of `faces.FACES`.
+            actions: names of the actions to offer, out of `actions.ALL_ACTIONS`; with "browsergym"
+                names of its subsets.
+            action_syntax: one of `agentgym.actions.SYNTAXES`; other dialects than our own have
+                one of their own, or "json" for tool calls.
             data_mode: ``default``, ``train`` or ``test``; some pages have different texts for them.
-            max_chars: of the observation's text.
-            coordinates: lines tell where each element is, ``@x,y`` in pixels.
+            difference: the text is what changed since the last one, where that is shorter.
+            marks: the elements' boxes and ids are drawn on the picture (``dialect="agentgym"``).
             oracle_thoughts: `oracle_action` gives a line of thought before the call.
+            style: fields of `faces.Style`: what of the page is shown (``max_chars``, by default
+                4000, ``max_tokens``, ``head``, by default nothing, ``coordinates``, ``boxes``,
+                ``viewport_only``).
 
         Raises:
-            UnknownNameError: there is no such task or action.
+            UnknownNameError: there is no such task, dialect, action or argument.
             ConfigError: another argument is wrong.
             MissingDependencyError: the `miniwob` package is not installed.
         """
         if task not in TASKS:
             raise UnknownNameError("MiniWoB task", task, TASKS)
         _check("reward", reward, get_args(RewardKind))
-        _check("action_syntax", action_syntax, SYNTAXES)
         _check("data_mode", data_mode, ("default", "train", "test"))
         _check("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        if max_chars < 100:
-            raise ConfigError(f"max_chars must be at least 100, got {max_chars!r}")
+        if marks and (dialect != "agentgym" or not images):
+            raise ConfigError("marks needs images=True and dialect='agentgym'")
+        shown = style_of({"max_chars": 4000, "head": ()} | style)
         self.task = task
         self.reward = reward
         self.threshold = threshold
         self.images = images
         self.render_mode = render_mode
-        self.action_set = action_set(actions)
-        self.action_syntax = action_syntax
+        self.face: Face
+        """How the page looks to the agent, and what its words mean."""
+        if dialect == "agentgym":
+            offered = action_set(ALL_ACTIONS if actions is None else actions)
+            self.face = OwnFace(shown, offered, action_syntax or "python")
+        else:
+            self.face = face_of(dialect, shown, actions=actions, syntax=action_syntax)
+        self.action_set = self.face.action_set
+        self.action_syntax = self.face.syntax
         self.data_mode = data_mode
-        self.max_chars = max_chars
-        self.coordinates = coordinates
+        self.difference = difference
+        self.marks = marks
         self.oracle_thoughts = oracle_thoughts
         self.observation_space = observation_space(image_size=(HEIGHT, WIDTH) if images else None)
-        self.action_space = ActionText(self.action_set, action_syntax, sampler=self._sample)
+        self.action_space = ActionText(self.action_set, self.action_syntax, sampler=self._sample)
         self.diagnostics: dict[str, Any] = {}
         self.view = PageView(())
-        """What the page showed last."""
+        """What the page showed last, as far as the dialect looks."""
         self.goal = ""
         file = html_folder() / "miniwob" / f"{task}.html"
         self._url = file.as_uri()
         self._hover_styles = has_hover_styles(file)
         self._page: Page | None = None
+        self._inputs: Inputs | None = None
+        self._text = self._told = ""  # the page as text, and what the agent was given of it
         self._clean = False  # the page is loaded and may be restarted
         self._running = False
         self._history: list[ActionCall] = []
@@ -185,7 +210,8 @@ class MiniWobEnv(AgentEnv):
         page_seed = self._page_seed(seed, options or {})
         started = time.perf_counter()
         self._running = False
-        if self._page is not None and (self._page.failure or not self._page.browser.alive):
+        held = self._inputs is not None and self._inputs.buttons  # the page would know of it
+        if self._page is not None and (held or self._page.failure or not self._page.browser.alive):
             self.close()
         if self._page is None:
             init = "".join(script(name) for name in PAGE_SCRIPTS)
@@ -194,9 +220,11 @@ class MiniWobEnv(AgentEnv):
             )
             self._page.hover_styles = self._hover_styles
             self._clean = False
-        restart = self._clean and self.task in RESTARTABLE
+        self._inputs = None
+        # Other dialects' ids would go on counting on a page that is not loaded anew.
+        restart = self._clean and self.task in RESTARTABLE and isinstance(self.face, OwnFace)
         self._clean = False
-        self._history, self._memory = [], {}
+        self._history, self._memory, self._text = [], {}, ""
         self.goal = self._page.run(self._start(self._page, page_seed, restart))
         self._develop()
         self._clean = self._running = True
@@ -212,15 +240,18 @@ class MiniWobEnv(AgentEnv):
         """
         page = self._live_page()
         started = time.perf_counter()
-        reading = self.action_set.read(action, self.action_syntax)
+        plan = self.face.plan(action)
         self._running = False  # unless all goes well
-        error, (done, raw, scaled, reason) = page.run(self._act(page, reading))
+        error, (done, raw, scaled, reason) = page.run(self._act(page, plan))
         self._develop()
         raw, scaled = float(raw or 0), float(scaled or 0)
         self._running = not done
         self.diagnostics["step_s"] = time.perf_counter() - started
-        info = reading.info() | {
-            "action_error": reading.error or error,
+        info: dict[str, Any] = {
+            "action": "; ".join(map(str, plan.calls)),
+            "action_error": error,
+            "parsed": bool(plan.calls),
+            "thought": plan.thought,
             "raw_reward": raw,
             "reason": reason or "",
         }
@@ -240,7 +271,7 @@ class MiniWobEnv(AgentEnv):
         if self._page is None:
             raise EpisodeOverError("there is nothing to render; call reset() first")
         if self.render_mode == "ansi":
-            return f"{self.goal}\n{self._text()}"
+            return f"{self.goal}\n{self._text}"
         return image_of(self._page.run(self._page.photograph()), (WIDTH, HEIGHT))
 
     def close(self) -> None:
@@ -260,19 +291,21 @@ class MiniWobEnv(AgentEnv):
         """True if there is a scripted expert for this task."""
         from agentgym.environments.web.oracles import ORACLES
 
-        return self.task in ORACLES
+        return self.task in ORACLES and isinstance(self.face, OwnFace)
 
     def oracle_action(self) -> str:
         """The scripted expert's next action, with a thought before it if wanted.
 
         Raises:
-            NotImplementedError: the task has no oracle.
+            NotImplementedError: the task has no oracle, or the dialect is another one.
             EpisodeOverError: the episode has ended, or none has begun.
         """
         from agentgym.environments.web.oracles import ORACLES, OracleContext
 
-        if self.task not in ORACLES:
-            raise NotImplementedError(f"MiniWoB task {self.task!r} has no oracle")
+        if not self.has_oracle:
+            raise NotImplementedError(
+                f"MiniWoB task {self.task!r} has no oracle for what is spoken here"
+            )
         page = self._live_page()
         context = OracleContext(
             goal=self.goal,
@@ -294,30 +327,34 @@ class MiniWobEnv(AgentEnv):
             await page.navigate(self._url)
         again = f"{_RESTART};" if restart else ""
         limit = "" if self.reward == "original" else f"core.EPISODE_MAX_TIME = {_NO_TIME_LIMIT_MS};"
-        utterance, self.view = await page.evaluate_and_look(
+        utterance = await self._seen_after(
+            page,
             f"{again} WOB_DATA_MODE = {json.dumps(self.data_mode)}; {limit}"
             f"Math.seedrandom({page_seed}); core.startEpisodeReal();"
             f"{CLOCK}.settle({senses(page)}).then((waited) => [waited, core.getUtterance()])",
             look=f"agentgym.reset({json.dumps(_OURS)}), agentgym.look()",
         )
-        await self._photograph(page)
         return utterance if isinstance(utterance, str) else str(utterance["utterance"])
 
-    async def _act(self, page: Page, reading: Reading) -> tuple[str, list[Any]]:
-        """Carry out a call; returns what was wrong with it, and the page's own state."""
-        error, ms = "", float(STEP_MS)
-        if reading.call is not None:
-            error = await perform(page, reading.call, self.view)
-            if not error:
-                self._history.append(reading.call)
-            if reading.call.name == "wait" and not error:
-                ms = reading.call.arguments["seconds"] * 1000
+    async def _act(self, page: Page, plan: Plan) -> tuple[str, list[Any]]:
+        """Carry out a plan; returns what was wrong with it, and the page's own state."""
+        error, ms, ending = plan.error, float(STEP_MS), ""
+        for call, source in zip(plan.calls, plan.sources, strict=True):
+            if call.name in ENDINGS:
+                ending = "ended by the agent"
+                break
+            said = await self._do(page, call)
+            if said:
+                error = self.face.told(said, source)
+                break
+            self._history.append(call)
+            if call.name == "wait":
+                ms = call.arguments["seconds"] * 1000
         if not page.left_for:
             passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {senses(page)})"
             try:
-                state: list[Any]
-                state, self.view = await page.evaluate_and_look(
-                    f"{passing}.then((waited) => [waited, {_STATE}])"
+                state: list[Any] = await self._seen_after(
+                    page, f"{passing}.then((waited) => [waited, {_STATE}])"
                 )
             except BrowserError:
                 if not page.left_for:
@@ -325,9 +362,36 @@ class MiniWobEnv(AgentEnv):
         if page.left_for:
             self._clean = False
             self.view = PageView((), url=page.left_for)
+            self._text = self._told = ""
             return error, [True, -1.0, -1.0, "left the page"]
-        await self._photograph(page)
+        if ending and not state[0]:
+            self._clean = False
+            return error, [True, 0.0, 0.0, ending]
         return error, state
+
+    async def _do(self, page: Page, call: ActionCall) -> str:
+        """Carry out a call; returns what was wrong with it."""
+        if call.name in ALL_ACTIONS:
+            return await perform(page, call, self.view)
+        if call.name not in INPUT_ACTIONS:
+            return f"There is only this page; it cannot do {call.name}."
+        if self._inputs is None:
+            self._inputs = Inputs(page)
+        return await self._inputs.perform(call, self.view)
+
+    async def _seen_after(self, page: Page, expression: str, look: str = "agentgym.look()") -> Any:
+        """Run a script and look; see `Page.evaluate_and_look`."""
+        before = self._text
+        if isinstance(self.face, OwnFace):
+            value, self.view = await page.evaluate_and_look(expression, look=look)
+            self._text = await self.face.show(OnePage(page), self.view)
+        else:
+            _, value = await page.evaluate(expression)
+            self._text = await self.face.look(OnePage(page))
+            self.view = self.face.view
+        self._told = observation_text(before, self._text) if self.difference else self._text
+        await self._photograph(page)
+        return value
 
     async def _photograph(self, page: Page) -> None:
         if self.images:
@@ -342,6 +406,8 @@ class MiniWobEnv(AgentEnv):
         """
         if self.images:
             image = image_of(self._picture, (WIDTH, HEIGHT))
+            if self.marks:
+                image = draw_marks(image, marks_of(self.view), texts=texts_of(self.view))
             self.view = replace(self.view, image=image)
 
     def _live_page(self) -> Page:
@@ -374,17 +440,17 @@ class MiniWobEnv(AgentEnv):
                 return float(raw > 0)
         return raw
 
-    def _text(self) -> str:
-        return render(self.view, self.max_chars, coordinates=self.coordinates)
-
     def _observation(self, error: str) -> Observation:
-        observation = Observation(goal=self.goal, text=self._text(), error=error)
+        observation = Observation(goal=self.goal, text=self._told, error=error)
         if self.view.image is not None:
             observation["image"] = self.view.image
         return observation
 
     def _sample(self, rng: np.random.Generator) -> str:
-        call = sample_call(self.action_set, self.view, rng, words=self.goal.split())
+        words = self.goal.split()
+        if not isinstance(self.face, OwnFace):
+            return self.face.sample(rng, words or ["text"], self._url)
+        call = sample_call(self.action_set, self.view, rng, words=words)
         return self.action_set.format(call, self.action_syntax)
 
 

@@ -297,7 +297,7 @@ class Session:
     async def look(self) -> PageView:
         """What the current tab shows; empty if it cannot be looked at."""
         view = await self.read("Looking at the page", Tab.look)
-        return view or PageView((), url=(await self.current.summary())[0])
+        return view or PageView((), url=(await self.where())[0])
 
     async def photograph(self) -> ImageArray:
         """(H, W, 3) RGB of the current tab; black if it cannot be looked at."""
@@ -327,6 +327,15 @@ class Session:
         self.problems += tab.told
         tab.told = []
         return None
+
+    @property
+    def index(self) -> int:
+        """Which of `tabs` is the current one."""
+        return self.tabs.index(self.current)
+
+    async def where(self) -> tuple[str, str]:
+        """Address and title of the current tab."""
+        return await self.current.summary()
 
     async def tab_list(self, view: PageView) -> list[tuple[str, str]]:
         """Address and title of each tab; the current one's are the view's."""

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -523,3 +524,121 @@ def test_a_task_without_oracle_says_so(make: Make, monkeypatch: pytest.MonkeyPat
     assert not env.has_oracle
     with pytest.raises(NotImplementedError, match="no oracle"):
         env.oracle_action()
+
+
+# ---- other ways to look and to speak -------------------------------------------------------------
+
+
+def bid(text: str, name: str) -> str:
+    """The id in brackets before what has this name."""
+    found = re.search(rf"\[(\w+)\] \w+ '{name}'", text)
+    assert found is not None, text
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "typed", "clicked"),
+    [
+        ("browsergym", "fill('{0}', '{1}')", "click('{0}')"),
+        ("webarena", "type [{0}] [{1}] [0]", "click [{0}]"),
+    ],
+)
+def test_other_dialects_solve_pages(make: Make, dialect: str, typed: str, clicked: str) -> None:
+    env = make("enter-text", dialect=dialect, images=True)
+    for seed in (1, 2):  # the second time without a page load
+        observation, _ = env.reset(seed=seed)
+        (word,) = re.findall('"(.*?)"', observation["goal"])
+        ids = re.findall(r"\[(\w+)\] textbox", observation["text"])
+        observation, *_, info = env.step("Typing.\n" + typed.format(ids[0], word))
+        if dialect == "webarena":  # which has no room for thoughts
+            assert info["action_error"].startswith("There is no action")
+            observation, *_, info = env.step(typed.format(ids[0], word))
+        assert (info["action_error"], info["parsed"]) == ("", True)
+        assert word in observation["text"]
+        *_, terminated, _, info = env.step(clicked.format(bid(observation["text"], "Submit")))
+        assert (terminated, info["raw_reward"], info["success"]) == (True, 1.0, True)
+    assert not env.has_oracle
+    with pytest.raises(NotImplementedError, match="no oracle for what is spoken here"):
+        env.oracle_action()
+
+
+def test_webrls_dialect_solves_a_page(make: Make) -> None:
+    env = make("click-button", dialect="webrl")
+    observation, _ = env.reset(seed=3)
+    (name,) = re.findall('"(.*?)"', observation["goal"])
+    found = re.search(rf'<button id="(\d+)"[^>]*> {name} ', observation["text"])
+    assert found is not None, observation["text"]
+    *_, terminated, _, info = env.step(f'do(action="Click", element="{found[1]}")')
+    assert (terminated, info["raw_reward"]) == (True, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "last", "elsewhere", "nothing"),
+    [
+        ("browsergym", "report_infeasible('no')", "goto('http://a.com')", "fly()"),
+        ("webarena", "stop [done]", "goto [http://a.com]", "fly [1]"),
+        ("webrl", 'exit(message="done")', "go_backward()", "fly()"),
+    ],
+)
+def test_last_words_end_an_episode_that_is_not_solved(
+    make: Make, dialect: str, last: str, elsewhere: str, nothing: str
+) -> None:
+    env = make("click-test", dialect=dialect)
+    env.reset(seed=0)
+    observation, *_, terminated, _, info = env.step(elsewhere)
+    assert "There is only this page; it cannot do go" in observation["error"]
+    observation, *_, info = env.step(nothing)
+    assert observation["error"]
+    assert not info["parsed"]
+    _, reward, terminated, _, info = env.step(last)
+    assert (reward, terminated, info["success"]) == (0.0, True, False)
+    assert info["reason"] == "ended by the agent"
+    with pytest.raises(EpisodeOverError):
+        env.step(last)
+    observation, _ = env.reset(seed=0)
+    assert "Click Me" in observation["text"]
+
+
+@pytest.mark.parametrize("dialect", ["browsergym", "webarena", "webrl"])
+def test_gymnasiums_own_check_in_each_dialect(make: Make, dialect: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(make("click-tab-2", dialect=dialect), skip_render_check=True)
+
+
+def test_what_is_shown_can_be_chosen(make: Make) -> None:
+    def seen(task: str = "scroll-text-2", **options: Any) -> str:
+        return str(make(task, **options).reset(seed=0)[0]["text"])
+
+    assert re.search(r'button "Submit" @\d+,\d+,\d+,\d+$', seen(boxes=True), re.M)
+    assert "offscreen" in seen("social-media")
+    assert "offscreen" not in seen("social-media", viewport_only=True)
+    assert seen(head=["url"]).startswith("URL: file://")
+    words = seen("social-media", max_tokens=100, count_tokens=lambda text: len(text.split()))
+    assert len(words.split()) <= 100 < len(seen("social-media").split())
+    env = make("click-test", difference=True)
+    env.reset(seed=0)
+    assert env.step("wait(0)")[0]["text"] == "nothing changed"
+
+
+def test_marks_are_drawn_on_the_picture(make: Make) -> None:
+    plain = make("click-test", images=True).reset(seed=0)[0]
+    marked = make("click-test", images=True, marks=True).reset(seed=0)[0]
+    assert (plain["image"] != marked["image"]).any()
+    assert plain["text"] == marked["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"marks": True}, ConfigError, "marks needs images=True"),
+        ({"dialect": "webarenas"}, UnknownNameError, "Did you mean 'webarena'"),
+        ({"dialect": "webarena", "actions": ["click"]}, ConfigError, "cannot be chosen"),
+        ({"box": True}, UnknownNameError, "Did you mean 'boxes'"),
+    ],
+)
+def test_wrong_choices_are_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        MiniWobEnv("click-test", **arguments)

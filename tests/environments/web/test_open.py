@@ -289,7 +289,7 @@ def test_the_text_keeps_its_limit(serve: Serve, make: Make) -> None:
         ({"actions": ["click"]}, ConfigError, "to end an episode"),
         ({"action_syntax": "xml"}, ConfigError, "action_syntax must be one of"),
         ({"render_mode": "human"}, ConfigError, "render_mode must be one of"),
-        ({"max_chars": 10}, ConfigError, "max_chars must be at least 500"),
+        ({"max_chars": 10}, ConfigError, "max_chars must be at least 100"),
         ({"max_char": 900}, UnknownNameError, "Did you mean 'max_chars'"),
         ({"max_tokens": 10}, ConfigError, "max_tokens must be 0 or at least 100"),
         ({"head": ["title"]}, UnknownNameError, "'title' is not known"),
