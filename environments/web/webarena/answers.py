@@ -3,14 +3,20 @@
 ``compat`` is what the published evaluators do, defects included, since published scores rest on it.
 ``strict`` repairs them: whole words instead of substrings, whole path segments instead of prefixes.
 
-Source: WebArena's ``evaluation_harness`` (arXiv 2307.13854, section 3.2), VisualWebArena's for the
-rules ``one_of``, ``must_exclude``, ``required_values`` and the note ``EXACT``.
+Source: WebArena's ``evaluation_harness`` (arXiv 2307.13854, section 3.2), VisualWebArena's (arXiv
+2401.13649) and WebArena-Lite's for what `Family` says.
 """
 
 import re
 from collections import defaultdict
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+Family = Literal["original", "visual", "lite"]
+"""Whose evaluators a task was published with. VisualWebArena's and WebArena-Lite's look for a
+reference of one word among the words, take alternatives in answers too, leave outer space where it
+is, and compare addresses as text; WebArena-Lite's ask a judge once for a whole list."""
+Tokenize = Literal["no", "character", "word"]
 OR = " |OR| "
 # Order matters: each rule sees what the ones before have set apart. The rules are those of the Penn
 # Treebank convention that can set a single character apart.
@@ -31,14 +37,14 @@ _APART: tuple[tuple[re.Pattern[str], str], ...] = (
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(\[]?[A-Z0-9])")
 
 
-def clean(answer: str) -> str:
-    """Outer space and one pair of quotes off, lower case.
+def clean(answer: str, strip: bool = True) -> str:
+    """Outer space (unless it stays) and one pair of quotes off, lower case.
 
     Example:
         >>> clean(' "Quest" ')
         'quest'
     """
-    answer = answer.strip()
+    answer = answer.strip() if strip else answer
     for quote in ("'", '"'):
         if answer.startswith(quote) and answer.endswith(quote):
             # A lone quote begins and ends with itself: it becomes empty, as in the original.
@@ -50,9 +56,9 @@ def clean(answer: str) -> str:
 def words(text: str) -> list[str]:
     """Words and punctuation, set apart by the Penn Treebank convention, sentence by sentence.
 
-    Enough of NLTK's tokenizer for the one use that WebArena makes of it: whether a single
-    character stands alone. (Its sentence splitter is trained; ours splits before a capital letter
-    or a digit.)
+    Enough of NLTK's tokenizer for the one use that WebArena makes of it: whether a character or a
+    word stands alone. (Its sentence splitter is trained, and it takes contractions apart; ours
+    splits before a capital letter or a digit.)
 
     Example:
         >>> words("It costs $1, or 1,000.")
@@ -66,26 +72,33 @@ def words(text: str) -> list[str]:
     return found
 
 
-def exact(reference: str, answer: str) -> bool:
+def exact(reference: str, answer: str, strip: bool = True) -> bool:
     """Equal after `clean`."""
-    return clean(answer) == clean(reference)
+    return clean(answer, strip) == clean(reference, strip)
 
 
-def includes(reference: str, answer: str, *, tokenize: bool = False, strict: bool = False) -> bool:
+def includes(
+    reference: str,
+    answer: str,
+    *,
+    tokenize: Tokenize = "no",
+    strict: bool = False,
+    strip: bool = True,
+) -> bool:
     """The reference occurs in the answer.
 
     Args:
         reference: what to find.
         answer: where.
-        tokenize: a reference of one character must be a word of its own.
+        tokenize: what must be a word of its own: a reference of one "character", or of one "word".
         strict: any reference must begin and end at the edge of a word or number.
+        strip: see `clean`.
     """
-    wanted, given = clean(reference), clean(answer)
+    wanted, given = clean(reference, strip), clean(answer, strip)
     if strict:
         return bool(re.search(_bounded(wanted), given))
-    if tokenize and len(wanted) == 1:
-        return wanted in words(given)
-    return wanted in given
+    alone = len(wanted) == 1 if tokenize == "character" else len(words(wanted)) == 1
+    return wanted in words(given) if tokenize != "no" and alone else wanted in given
 
 
 def _bounded(text: str) -> str:
@@ -98,12 +111,17 @@ def _bounded(text: str) -> str:
     return left + re.escape(text) + right
 
 
-def required_value(rule: str, answer: str) -> bool:
-    """A number stands in a relation, e.g. ``<= 5``; the answer's first number counts.
+def required_value(rule: str, answer: str, *, strict: bool = False) -> bool:
+    """A number stands in a relation, e.g. ``<= 5``.
 
     Alternatives are joined by " |OR| ". No number, or a relation that cannot be read: False.
+
+    Args:
+        rule: the relation; without a sign the number itself.
+        answer: must be a whole number and nothing else, but for commas.
+        strict: the answer's first number counts, wherever it stands.
     """
-    number = _number(answer)
+    number = _number(answer) if strict else _whole(answer)
     for alternative in rule.split(OR):
         match = re.fullmatch(r"\s*(<=|>=|==|=|!=|<|>)?\s*(-?[\d.,]+)\s*", alternative)
         bound = _number(match[2]) if match else None
@@ -121,6 +139,13 @@ def required_value(rule: str, answer: str) -> bool:
     return False
 
 
+def _whole(text: str) -> float | None:
+    try:
+        return float(int(text.strip().replace(",", "")))
+    except ValueError:
+        return None
+
+
 def _number(text: str) -> float | None:
     match = re.search(r"-?\d[\d,]*(?:\.\d+)?", text)
     try:
@@ -129,18 +154,27 @@ def _number(text: str) -> float | None:
         return None
 
 
-def same_url(reference: str, url: str, *, note: str = "GOLD in PRED", strict: bool = False) -> bool:
+def same_url(
+    reference: str,
+    url: str,
+    *,
+    note: str = "GOLD in PRED",
+    strict: bool = False,
+    family: Family = "original",
+) -> bool:
     """The page's address is (one of) the reference.
 
     "GOLD in PRED": host and path of some alternative occur in the address, and every query value of
     any alternative is there; scheme, fragment and further parameters do not matter. In `strict`
     mode host and path must be equal or lie below at a "/", and an alternative must fit as a whole.
-    "EXACT" (VisualWebArena): the addresses are equal up to slashes at the end.
+    "EXACT": the addresses are equal, up to a slash at the end. Other families than the original
+    have "GOLD in PRED" for some alternative that is part of the address as it is written.
     """
+    if note == "EXACT" or (family != "original" and not strict):
+        plain, given = [_plain(r) for r in reference.split(OR)], _plain(url)
+        return given in plain if note == "EXACT" else any(each in given for each in plain)
     alternatives = [r.rstrip("/") for r in reference.split(OR)]
     url = url.rstrip("/")
-    if note == "EXACT":
-        return url in alternatives
     base, query = _split(url)
     if strict:
         return any(
@@ -156,6 +190,10 @@ def same_url(reference: str, url: str, *, note: str = "GOLD in PRED", strict: bo
     return in_base and all(
         any(value in query.get(key, []) for value in values) for key, values in merged.items()
     )
+
+
+def _plain(url: str) -> str:
+    return url.replace("localhost", "127.0.0.1").removesuffix("/")
 
 
 def _split(url: str) -> tuple[str, dict[str, list[str]]]:

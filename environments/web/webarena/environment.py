@@ -78,7 +78,8 @@ class WebArenaEnv(OpenWebEnv):
             task_file: JSON, as `tasks.load_tasks` reads it.
             task_id: of the task; here or in the options of `reset`.
             sites: name of a site to its address; by default from the environment variables.
-            mode: "compat" scores like the published evaluators, "strict" without their defects.
+            mode: "compat" scores like the published evaluators, "github" as WebArena's repository
+                where that differs, "strict" without their defects; see `evaluation.evaluate`.
             logins: folder with the storage states that tasks name; without it nobody is logged in.
             functions: the helpers that tasks name by ``func:``; by default those of the sites.
             fetch_picture: gets the pictures that tasks name, by address; not the agent's browser.

@@ -21,8 +21,8 @@ from agentgym.environments.web.webarena.tasks import Goal, HtmlTarget, WebArenaT
 from agentgym.errors import BrowserError, ConfigError
 from agentgym.tape import Exchange
 
-Mode = Literal["compat", "strict"]
-MODES: tuple[Mode, ...] = ("compat", "strict")
+Mode = Literal["compat", "github", "strict"]
+MODES: tuple[Mode, ...] = ("compat", "github", "strict")
 NOT_ACHIEVABLE = "N/A"
 
 
@@ -194,7 +194,9 @@ def evaluate(
     Args:
         task: what it should have done.
         state: how things stand.
-        mode: "compat" repeats the published evaluators, "strict" repairs them.
+        mode: "compat" repeats the published evaluators, "github" WebArena's repository where it
+            differs from the package that BrowserGym uses (after a page has been visited, "last"
+            means that one, as it does in WebArena-Lite), "strict" repairs them.
         functions: the helpers that targets name by ``func:``; they ask the sites.
         fetch: gets the pictures that a task compares with, by address.
 
@@ -223,8 +225,8 @@ def evaluate(
 
 
 def _string_match(task: WebArenaTask, goal: Goal, said: str, mode: Mode) -> Iterator[Factor]:
-    answer = answers.clean(said)
     strict = mode == "strict"
+    answer = answers.clean(said, strip=strict or goal.family == "original")
     impossible = goal.answers.get("fuzzy_match") == NOT_ACHIEVABLE
     if impossible:
         same = answers.exact(NOT_ACHIEVABLE, answer)
@@ -235,44 +237,68 @@ def _string_match(task: WebArenaTask, goal: Goal, said: str, mode: Mode) -> Iter
     for rule, reference in goal.answers.items():
         if rule == "fuzzy_match" and impossible:
             continue
-        yield from _rule(f"string_match.{rule}", rule, reference, answer, task.intent, strict, True)
+        rated = Rated(answer, task.intent, strict, goal.family, spoken=True)
+        yield from _rule(f"string_match.{rule}", rule, reference, rated)
 
 
-def _rule(
-    name: str, rule: str, reference: Any, answer: str, intent: str, strict: bool, spoken: bool
-) -> Iterator[Factor]:
-    """The factors of one rule. `spoken`: it is about the agent's answer, not about a page."""
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What a rule is about, and whose rules hold."""
+
+    text: str
+    intent: str
+    strict: bool
+    family: answers.Family
+    spoken: bool
+    """It is the agent's answer, not what a page shows."""
+
+
+def _rule(name: str, rule: str, reference: Any, rated: Rated) -> Iterator[Factor]:
+    """The factors of one rule."""
     items = [reference] if isinstance(reference, str) else list(reference)
+    text, strict, original = rated.text, rated.strict, rated.family == "original"
+    strip = strict or original
+
+    def includes(wanted: str) -> bool:
+        # The original looks for words only if there is one reference of one character, and only in
+        # the agent's answer.
+        tokenize: answers.Tokenize = "word"
+        if original:
+            tokenize = "character" if rated.spoken and len(items) == 1 else "no"
+        return answers.includes(wanted, text, tokenize=tokenize, strict=strict, strip=strip)
+
     if rule == "exact_match":
-        yield _factor(name, answers.exact(items[0], answer), answer)
+        yield _factor(name, answers.exact(items[0], text, strip), text)
     elif rule == "one_of":
-        yield _factor(name, any(answers.exact(item, answer) for item in items), answer)
+        if strict:
+            found = any(answers.exact(item, text) for item in items)
+        else:
+            found = any(answers.clean(item, strip) in text for item in items)
+        yield _factor(name, found, text)
     elif rule == "must_include":
-        # One reference of one character must be a word, in the agent's answer only; alternatives
-        # are split on pages only.
-        tokenize = spoken and len(items) == 1
         for index, item in enumerate(items):
-            options = [item] if spoken else item.split(answers.OR)
-            found = any(
-                answers.includes(option, answer, tokenize=tokenize, strict=strict)
-                for option in options
-            )
-            yield _factor(f"{name}[{index}]", found, answer)
+            options = [item] if rated.spoken and original else item.split(answers.OR)
+            yield _factor(f"{name}[{index}]", any(map(includes, options)), text)
     elif rule == "must_exclude":
         for index, item in enumerate(items):
-            found = answers.includes(item, answer, tokenize=spoken, strict=strict)
-            yield _factor(f"{name}[{index}]", not found, answer)
+            yield _factor(f"{name}[{index}]", not includes(item), text)
     elif rule == "required_values":
         for index, item in enumerate(items):
-            yield _factor(f"{name}[{index}]", answers.required_value(item, answer), answer)
+            holds = answers.required_value(item, text, strict=strict)
+            yield _factor(f"{name}[{index}]", holds, text)
     else:
+        if rated.family == "lite":
+            items = [", ".join(items)]
+        elif isinstance(reference, str):
+            items = reference.split(answers.OR)
         for index, item in enumerate(items):
-            question = Question("same_meaning", intent, item, answer)
-            yield Factor(f"{name}[{index}]", None, _short(answer), question)
+            question = Question("same_meaning", rated.intent, item, text)
+            yield Factor(f"{name}[{index}]", None, _short(text), question)
 
 
 def _url_match(goal: Goal, url: str, mode: Mode) -> Iterator[Factor]:
-    same = answers.same_url(goal.url, url, note=goal.url_note, strict=mode == "strict")
+    strict = mode == "strict"
+    same = answers.same_url(goal.url, url, note=goal.url_note, strict=strict, family=goal.family)
     yield _factor("url_match", same, url)
 
 
@@ -283,13 +309,24 @@ def _program_html(
     mode: Mode,
     functions: SiteFunctions | None,
 ) -> Iterator[Factor]:
+    strict = mode == "strict"
+    moves = mode == "github" or (goal.family == "lite" and not strict)
+    last = ""
     for index, target in enumerate(goal.targets):
         name = f"program_html[{index}]"
-        shown = _shown(target, state, functions)
+        url = target.url
+        if url.startswith("func:"):
+            url = _needed(functions, url).url(url, last_url=last or state.page.url)
+        url = last if url == "last" else url
+        with state.visit(url) if url else nullcontext(state.page) as page:
+            shown = _located(target, page, functions, goal.family)
+            last = page.url if url and moves else ""
+        if shown is None:
+            yield Factor(name, 0.0, "there is no such thing on the page")
+            return
+        rated = Rated(shown, task.intent, strict, goal.family, spoken=False)
         for rule, reference in target.required.items():
-            yield from _rule(
-                f"{name}.{rule}", rule, reference, shown, task.intent, mode == "strict", False
-            )
+            yield from _rule(f"{name}.{rule}", rule, reference, rated)
 
 
 def _verified(goal: Goal, state: FinalState) -> Iterator[Factor]:
@@ -349,23 +386,16 @@ def _readable(files: Sequence[bytes]) -> list[tuple[bytes, Any]]:
     return found
 
 
-def _shown(target: HtmlTarget, state: FinalState, functions: SiteFunctions | None) -> str:
-    """What the target's page shows at its locator."""
-    url = target.url
-    if url.startswith("func:"):
-        url = _needed(functions, url).url(url, last_url=state.page.url)
-    if url == "last":
-        return _located(target, state.page, functions)
-    with state.visit(url) as page:
-        return _located(target, page, functions)
-
-
-def _located(target: HtmlTarget, page: PageState, functions: SiteFunctions | None) -> str:
+def _located(
+    target: HtmlTarget, page: PageState, functions: SiteFunctions | None, family: answers.Family
+) -> str | None:
+    """What the page shows at the target's locator; None if even that is wrong."""
     locator = target.locator.strip()
+    plain: Callable[[str], str] = html.unescape if family == "original" else str
     if not locator:
-        return html.unescape(page.content())
+        return plain(page.content())
     if locator.startswith("func:"):
-        return html.unescape(_needed(functions, locator).text(locator, page=page))
+        return plain(_needed(functions, locator).text(locator, page=page))
     try:
         for action in target.prepare:
             page.evaluate(action)
@@ -376,8 +406,10 @@ def _located(target: HtmlTarget, page: PageState, functions: SiteFunctions | Non
     try:
         value = page.evaluate(expression)
     except ValueError:
-        return ""
-    return html.unescape(_python_text(value))
+        return "" if function == locator else None
+    if function != locator and not value:
+        return None
+    return plain(_python_text(value))
 
 
 def _python_text(value: Any) -> str:

@@ -10,13 +10,14 @@ Liu et al., VisualAgentBench (arXiv 2408.06327) for Lite.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from agentgym import paths
+from agentgym.environments.web.webarena.answers import Family
 from agentgym.errors import ConfigError
 
 SITES = (
@@ -71,6 +72,7 @@ class Goal:
     """VisualWebArena's questions about pictures on a page, as they stand in the file."""
     impossible_because: str = ""
     """Why a task cannot be done, if it cannot (``string_note``)."""
+    family: Family = "original"
     verified: tuple[Mapping[str, Any], ...] = ()
     """WebArena-Verified's evaluators, as they stand in the file."""
 
@@ -224,15 +226,19 @@ def read_task(entry: Any, sites: Mapping[str, str]) -> WebArenaTask:
         starts = tuple(_texts(filled, "start_urls"))
     else:
         starts = tuple(_text(filled, "start_url").split(" |AND| "))
-    if not starts or not all(starts):
-        raise _FieldError("start_urls" if verified else "start_url", "there is no address")
+    for start in starts:
+        if not start.startswith(("http://", "https://")):
+            field = "start_urls" if verified else "start_url"
+            raise _FieldError(field, f"must be an http address, got {start!r}")
+    if not isinstance(filled.get("storage_state"), str | None):
+        raise _FieldError("storage_state", f"must be text, got {filled['storage_state']!r}")
     size = filled.get("viewport_size")
     return WebArenaTask(
         id=_number(filled, "task_id"),
         intent=_text(filled, "intent"),
         start_urls=starts,
         sites=tuple(_texts(filled, "sites")),
-        goal=_verified(goal) if verified else _goal(goal, visual="overall_difficulty" in filled),
+        goal=_verified(goal) if verified else _goal(goal, _family(filled)),
         template_id=_number(filled, "intent_template_id", -1),
         template=_text(filled, "intent_template", ""),
         variables=_object(filled, "instantiation_dict"),
@@ -268,7 +274,14 @@ def _filled(value: Any, sites: Mapping[str, str]) -> Any:
     return _MARK.sub(address, value)
 
 
-def _goal(raw: Any, visual: bool) -> Goal:
+def _family(filled: Mapping[str, Any]) -> Family:
+    """Known by fields that only its files have."""
+    if "old_task_id" in filled:
+        return "lite"
+    return "visual" if "overall_difficulty" in filled else "original"
+
+
+def _goal(raw: Any, family: Family) -> Goal:
     if not isinstance(raw, dict):
         raise _FieldError("eval", f"must be an object or a list, got {type(raw).__name__}")
     kinds = tuple(_texts(raw, "eval_types", "eval."))
@@ -281,7 +294,8 @@ def _goal(raw: Any, visual: bool) -> Goal:
     url = raw.get("reference_url") or ""
     if "url_match" in kinds and not (isinstance(url, str) and url):
         raise _FieldError("eval.reference_url", f"url_match needs an address, got {url!r}")
-    note = raw.get("url_note") or _URL_NOTES[visual]  # what each takes where none is written
+    # What each takes where none is written.
+    note = raw.get("url_note") or ("GOLD in PRED" if family == "original" else "EXACT")
     if "url_match" in kinds and note not in _URL_NOTES:
         raise _FieldError("eval.url_note", f"must be one of {_URL_NOTES}, got {note!r}")
     targets = raw.get("program_html") or []
@@ -296,6 +310,9 @@ def _goal(raw: Any, visual: bool) -> Goal:
             raise _FieldError(where[:-1], f"must be an object, got {type(query).__name__}")
         _text(query, "eval_image_url", prefix=where)
         _text(query, "eval_image_class", prefix=where)
+        _must(query, "eval_vqa", where, _is_questions)
+        _must(query, "eval_fuzzy_image_match", where, _is(str, type(None)))
+        _must(query, "ssim_threshold", where, _is(int, float))
         if not (query.get("eval_vqa") or query.get("eval_fuzzy_image_match")):
             raise _FieldError(
                 where[:-1], "asks for nothing: no eval_vqa, no eval_fuzzy_image_match"
@@ -308,6 +325,7 @@ def _goal(raw: Any, visual: bool) -> Goal:
         targets=tuple(_target(t, i) for i, t in enumerate(targets)) if kinds else (),
         images=tuple(images),
         impossible_because=raw.get("string_note") or "",
+        family=family,
     )
 
 
@@ -323,6 +341,7 @@ def _target(raw: Any, index: int) -> HtmlTarget:
         raise _FieldError(
             where + "locator", f"must begin with one of {starts}, got {locator[:60]!r}"
         )
+    _must(raw, "prep_actions", where, lambda value: value is None or _is_names(value))
     return HtmlTarget(
         url=_text(raw, "url", prefix=where),
         locator=locator,
@@ -345,13 +364,81 @@ def _check_rules(rules: Any, where: str) -> None:
 
 def _verified(raw: Sequence[Any]) -> Goal:
     for index, evaluator in enumerate(raw):
+        where = f"eval[{index}]"
         if not isinstance(evaluator, dict) or not isinstance(evaluator.get("expected"), dict):
-            raise _FieldError(f"eval[{index}].expected", "must be an object")
+            raise _FieldError(f"{where}.expected", "must be an object")
         if evaluator.get("evaluator") not in ("AgentResponseEvaluator", "NetworkEventEvaluator"):
-            raise _FieldError(f"eval[{index}].evaluator", f"got {evaluator.get('evaluator')!r}")
+            raise _FieldError(f"{where}.evaluator", f"got {evaluator.get('evaluator')!r}")
+        for name, holds in _EVALUATOR.items():
+            _must(evaluator, name, f"{where}.", holds)
+        for name, holds in _EXPECTED.items():
+            _must(evaluator["expected"], name, f"{where}.expected.", holds)
     if not raw:
         raise _FieldError("eval", "there is no evaluator")
     return Goal(kinds=(), verified=tuple(raw))
+
+
+def _must(raw: Mapping[str, Any], name: str, where: str, holds: Callable[[Any], bool]) -> None:
+    if name in raw and not holds(raw[name]):
+        raise _FieldError(where + name, f"got {raw[name]!r}")
+
+
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
+def _is_questions(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list)
+        and all(
+            isinstance(item, dict)
+            and all(isinstance(item.get(k), str) for k in ("question", "answer"))
+            for item in value
+        )
+    )
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_patterns(value: Any) -> bool:
+    try:
+        return _is_names(value) and all(re.compile(item) is not None for item in value)
+    except re.error:
+        return False
+
+
+def _is_schema(value: Any) -> bool:
+    """As far as `values` goes into it."""
+    if not isinstance(value, dict) or not all(
+        isinstance(value.get(name, ""), str) for name in ("type", "format")
+    ):
+        return False
+    properties = value.get("properties", {})
+    inner = [*properties.values()] if isinstance(properties, dict) else [None]
+    return all(map(_is_schema, [*inner, value["items"]] if "items" in value else inner))
+
+
+# WebArena-Verified's fields that may be missing, and what they must be if they are not.
+_EVALUATOR: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("ordered", "last_event_only", "should_not_exist"), _is(bool)),
+    "decode_base64_query": _is(bool),
+    **dict.fromkeys(("results_schema", "post_data_schema", "query_params_schema"), _is_schema),
+    "ignored_query_params": _is_names,
+    "ignored_query_params_patterns": _is_patterns,
+    "ignored_post_data_params_patterns": _is_patterns,
+}
+_EXPECTED: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("task_type", "status", "http_method"), _is(str)),
+    "url": lambda value: isinstance(value, str) or (bool(value) and _is_names(value)),
+    "response_status": _is(int),
+    "headers": lambda value: (
+        isinstance(value, dict) and all(isinstance(v, str) or _is_names(v) for v in value.values())
+    ),
+    **dict.fromkeys(("query_params", "post_data"), _is(dict)),
+    **dict.fromkeys(("response_cookies", "response_content"), _is(dict)),
+}
 
 
 def _text(raw: Mapping[str, Any], key: str, default: str | None = None, prefix: str = "") -> str:

@@ -48,12 +48,12 @@ def test_clean(answer: str, cleaned: str) -> None:
     ],
 )
 def test_a_single_character_must_be_a_word(answer: str, alone: bool) -> None:
-    assert includes("1", answer, tokenize=True) is alone
+    assert includes("1", answer, tokenize="character") is alone
     assert includes("1", answer)
 
 
 def test_longer_references_are_substrings_in_compat_and_words_in_strict_mode() -> None:
-    assert includes("10", "100", tokenize=True)
+    assert includes("10", "100", tokenize="character")
     assert not includes("10", "100", strict=True)
     assert not includes("10", "1,000 and 10.5 and 10,000", strict=True)
     assert includes("10", "it is 10, I think", strict=True)
@@ -96,18 +96,36 @@ def test_exact_addresses() -> None:
     assert same_url("http://h/a |OR| http://h/b", "http://h/b", note="EXACT")
 
 
+def test_addresses_of_the_other_families_are_text() -> None:
+    assert same_url("http://h/a", "http://h/a/b", family="visual")
+    assert not same_url("http://h/a", "https://h/a", family="visual")
+    assert same_url("http://localhost/a/", "http://127.0.0.1/a", note="EXACT", family="visual")
+    assert not same_url("http://h/a?x=1&y=2", "http://h/a?y=2&x=1", family="lite")
+    assert same_url("http://h/a?x=1&y=2", "http://h/a?y=2&x=1", strict=True, family="lite")
+
+
+def test_a_reference_of_one_word_may_have_to_be_a_word() -> None:
+    assert not includes("red", "reduced", tokenize="word")
+    assert includes("red", "It is Red.", tokenize="word")
+    assert includes("dark red", "dark reduced", tokenize="word")  # two words: a substring again
+    assert not includes(" red", "red", strip=False)
+
+
 @pytest.mark.parametrize(
-    ("rule", "answer", "holds"),
+    ("rule", "answer", "compat", "strict"),
     [
-        ("<= 5", "there are 5", True),
-        ("<= 5", "6 items", False),
-        ("> 1,000", "$1,200.50", True),
-        ("!= 3", "3", False),
-        ("7", "7 pieces", True),
-        ("< 0 |OR| >= 10", "10", True),
-        ("<= 5", "none", False),
-        ("a few", "3", False),
+        ("<= 5", " 5 ", True, True),
+        ("<= 5", "there are 5", False, True),
+        ("<= 5", "6 items", False, False),
+        ("> 1,000", "1,200", True, True),
+        ("> 1,000", "$1,200.50", False, True),
+        ("!= 3", "3", False, False),
+        ("7", "7 pieces", False, True),
+        ("< 0 |OR| >= 10", "10", True, True),
+        ("<= 5", "none", False, False),
+        ("a few", "3", False, False),
     ],
 )
-def test_required_values(rule: str, answer: str, holds: bool) -> None:
-    assert required_value(rule, answer) is holds
+def test_required_values(rule: str, answer: str, compat: bool, strict: bool) -> None:
+    assert required_value(rule, answer) is compat
+    assert required_value(rule, answer, strict=True) is strict

@@ -74,6 +74,8 @@ def test_marks_are_filled_wherever_they_stand(tmp_path: Path) -> None:
         (raw(task_id="1"), "task_id"),
         (raw(intent=None), "intent"),
         (raw(start_url=""), "start_url"),
+        (raw(start_url="__REDDIT__ |AND| file:///etc/passwd"), "start_url"),
+        (raw(storage_state=3), "storage_state"),
         (raw(sites="reddit"), "sites"),
         (raw(eval=3), "eval"),
         (with_eval(eval_types=["guess"]), "eval.eval_types"),
@@ -135,6 +137,9 @@ def test_visual_and_verified_tasks(tmp_path: Path) -> None:
         ("http://h/a.png",),
         (1280, 720),
     )
+    assert first.goal.family == "visual"
+    lite = load(tmp_path, raw(old_task_id=3)).tasks[0]
+    assert (lite.goal.family, lite.extra["old_task_id"]) == ("lite", 3)
     assert second.start_urls == ("http://gitlab.test:7770",)
     assert second.revision == 2
     assert not second.feasible
@@ -147,21 +152,37 @@ def test_addresses_from_the_environment() -> None:
         site_addresses({"WA_GITLAB": "file:///etc/passwd"})
 
 
-def test_the_published_counts() -> None:
-    """On WebArena's own file, where its package is installed (it is no dependency)."""
-    spec = importlib.util.find_spec("webarena")
+def published(package: str, file: str) -> Any:
+    """A task file of a package that is no dependency, where it is installed."""
+    spec = importlib.util.find_spec(package)
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    files = [file for folder in folders if (file := Path(folder) / "test.raw.json").is_file()]
+    files = [found for folder in folders if (found := Path(folder) / file).is_file()]
     if not files:
-        pytest.skip("libwebarena is not installed")
+        pytest.skip(f"{package} is not installed")
     read = load_tasks(files[0], ADDRESSES)
     assert read.problems == ()
-    tasks = read.tasks
+    return read.tasks
+
+
+def test_the_published_counts() -> None:
+    tasks = published("webarena", "test.raw.json")
     assert len(tasks) == 812
     assert len({task.template_id for task in tasks}) == 190
-    assert sum(not task.needs_judge for task in tasks) == 694
-    assert sum(not task.feasible for task in tasks) == 36
-    assert [task.id for task in tasks if len(task.start_urls) > 1] == [431, 432, 433, 434, 435]
+    assert {task.goal.family for task in tasks} == {"original"}
+    assert Counter(task.sites for task in tasks) == {
+        ("shopping",): 187,
+        ("shopping_admin",): 182,
+        ("gitlab",): 180,
+        ("map",): 109,
+        ("reddit",): 106,
+        ("wikipedia", "map"): 16,
+        ("map", "wikipedia"): 1,
+        ("gitlab", "reddit"): 10,
+        ("reddit", "gitlab"): 8,
+        ("gitlab", "wikipedia"): 6,
+        ("shopping", "reddit"): 5,
+        ("map", "shopping_admin"): 2,
+    }
     assert Counter(task.goal.kinds for task in tasks) == {
         ("string_match",): 325,
         ("program_html",): 282,
@@ -169,10 +190,85 @@ def test_the_published_counts() -> None:
         ("url_match",): 66,
         ("string_match", "url_match"): 10,
     }
+    assert sum(not task.needs_judge for task in tasks) == 694
+    assert sum(not task.feasible for task in tasks) == 36
+    assert sum(not task.storage_state for task in tasks) == 128
+    assert [task.id for task in tasks if len(task.start_urls) > 1] == [431, 432, 433, 434, 435]
+
+
+def test_the_published_references() -> None:
+    tasks = published("webarena", "test.raw.json")
     lone = [
-        task
+        task.id
         for task in tasks
         for must in [task.goal.answers.get("must_include", ())]
         if "string_match" in task.goal.kinds and len(must) == 1 and len(must[0]) == 1
     ]
-    assert len(lone) == 31
+    assert lone == [
+        *range(11, 16), *range(27, 32), 77, 79, 128, *range(132, 137), 144, 205, 206, 207,
+        *(292, 303, 305, 306, 319, 329, 346, 348, 787),
+    ]  # fmt: skip
+    fuzzy = [t.goal.answers["fuzzy_match"] for t in tasks if "fuzzy_match" in t.goal.answers]
+    lists = [references for references in fuzzy if references != "N/A"]
+    assert (len(lists), sum(map(len, lists))) == (82, 145)
+    assert sum(" |OR| " in t.goal.url and "url_match" in t.goal.kinds for t in tasks) == 7
+    alternatives = [
+        task.id
+        for task in tasks
+        if any(
+            " |OR| " in item
+            for g in task.goal.targets
+            for item in g.required.get("must_include", ())
+        )
+    ]
+    assert alternatives == [431, 750, 751, 755, 756]
+
+
+def test_the_published_targets() -> None:
+    tasks = published("webarena", "test.raw.json")
+    targets = [g for task in tasks for g in task.goal.targets if "program_html" in task.goal.kinds]
+    where = Counter(g.url if g.url == "last" else g.url.partition("(")[0][:4] for g in targets)
+    assert where == {"last": 238, "http": 338, "func": 75}
+    elsewhere = [
+        t
+        for t in tasks
+        if "program_html" in t.goal.kinds and any(g.url != "last" for g in t.goal.targets)
+    ]
+    assert len(elsewhere) == 302
+    starts = Counter(g.locator.strip().partition(".")[0].partition(":")[0] for g in targets)
+    assert starts == {"": 105, "document": 519, "[": 5, "func": 22}
+    assert Counter(rule for g in targets for rule in g.required) == {
+        "must_include": 463,
+        "exact_match": 188,
+    }
+    assert sum(bool(g.prepare) for g in targets) == 10
+
+
+def test_the_published_counts_of_other_files() -> None:
+    visual = published("visualwebarena", "test_raw.json")
+    assert len(visual) == 910
+    assert {task.goal.family for task in visual} == {"visual"}
+    assert sum("page_image_query" in task.goal.kinds for task in visual) == 42
+    assert sum(task.require_reset for task in visual) == 62
+    notes = Counter(t.goal.url_note for t in visual if "url_match" in t.goal.kinds)
+    assert notes == {"EXACT": 195, "GOLD in PRED": 29}
+
+
+def test_the_published_counts_of_verified_tasks() -> None:
+    tasks = published("webarena_verified", "assets/dataset/webarena-verified.json")
+    assert len(tasks) == 812
+    said = [
+        e["expected"]
+        for task in tasks
+        for e in task.goal.verified
+        if e["evaluator"] == "AgentResponseEvaluator"
+    ]
+    assert Counter(e["task_type"] for e in said) == {
+        "retrieve": 325,
+        "mutate": 374,
+        "navigate": 113,
+    }
+    assert Counter(e["status"] for e in said)["SUCCESS"] == 772
+    kinds = Counter(e["evaluator"] for task in tasks for e in task.goal.verified)
+    assert kinds == {"AgentResponseEvaluator": 812, "NetworkEventEvaluator": 663}
+    assert sum(not task.feasible for task in tasks) == 40
