@@ -2,8 +2,9 @@
 
 A recording is a file of JSON lines, each written when it happens, so that a process that is killed
 leaves all but its last line: first what was played (``recording``), then ``reset`` and ``step`` in
-order, and for environments that use a network ``exchange`` (a request and its answer) and
-``content`` (bytes, once each). Nothing in it is code.
+order, and for environments that use a network ``exchange`` (a request and its answer), ``frame``
+(something on a web socket) and ``content`` (bytes, once each; large ones are files in a folder
+beside the recording). Nothing in it is code.
 """
 
 import base64
@@ -14,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,14 +26,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agentgym.durable import make_folder, plain, write_error
+from agentgym.durable import make_folder, plain, write_bytes, write_error
 from agentgym.errors import ConfigError, EnvFailureError, StoreError
-from agentgym.tape import Exchange, Tape, Taped
+from agentgym.tape import Exchange, Frame, Tape, Taped
 
 Env = gym.Env[Any, Any]
 VERSION = 1
 _TEXTS = ("goal", "text", "error")  # of an observation: kept, so that a difference can be shown
 _CLIP = 2000
+MAX_INLINE = 1_000_000
+"""Larger contents are files of their own."""
 
 
 # ---- writing ---------------------------------------------------------------------------------
@@ -73,7 +77,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         )
         self.tape: Tape | None = None
         if isinstance(env.unwrapped, Taped):
-            self.tape = env.unwrapped.tape = Tape(self._exchange, started=started)
+            self.tape = env.unwrapped.tape = Tape(self._tell, started=started)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -82,7 +86,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         if self.tape is not None:
-            self.tape.episode += 1
+            self.tape.begin()
         given = plain(options, "options")
         with self._told("reset", seed=seed, options=given):
             observation, info = self.env.reset(seed=seed, options=options)
@@ -114,22 +118,42 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
     def _told(self, kind: str, **what: Any) -> Iterator[None]:
         """Write down how the environment failed, if it does."""
         try:
-            yield
+            with self.tape.happening() if self.tape is not None else contextlib.nullcontext():
+                yield
         except EnvFailureError as error:
             self._line(kind, **what, failure=f"{type(error).__name__}: {error}"[:_CLIP])
             raise
 
-    def _exchange(self, exchange: Exchange) -> None:
-        digest = hashlib.sha256(exchange.body).hexdigest() if exchange.body else ""
+    def _tell(self, what: Exchange | Frame) -> None:
+        assert self.tape is not None
+        if isinstance(what, Frame):
+            told = {name: getattr(what, name) for name in Frame.__slots__}
+            told["data"] = base64.b64encode(what.data).decode()
+            self._line("frame", **told)
+        else:
+            self._exchange(what, self.tape.episode)
+
+    def _content(self, body: bytes) -> str:
+        """Keep bytes, if they are new; returns their name."""
+        digest = hashlib.sha256(body).hexdigest() if body else ""
         with self._lock:
             new = digest not in self._kept
             self._kept.add(digest)
         if digest and new:
-            self._line("content", sha256=digest, data=base64.b64encode(exchange.body).decode())
-        assert self.tape is not None
+            if len(body) <= MAX_INLINE:
+                self._line("content", sha256=digest, data=base64.b64encode(body).decode())
+            else:
+                contents = contents_of(self.file)
+                make_folder(contents)
+                write_bytes(contents / digest, body)
+                self._line("content", sha256=digest)
+        return digest
+
+    def _exchange(self, exchange: Exchange, episode: int) -> None:
+        digest = self._content(exchange.body)
         self._line(
             "exchange",
-            episode=self.tape.episode,
+            episode=episode,
             method=exchange.method,
             url=exchange.url,
             sent=exchange.sent,
@@ -249,6 +273,7 @@ class Recording:
     events: tuple[Mapping[str, Any], ...]
     """``reset`` and ``step``, in order."""
     exchanges: tuple[Exchange, ...] = field(repr=False, default=())
+    frames: tuple[Frame, ...] = field(repr=False, default=())
     cut: bool = False
     """The last line is not whole: whoever wrote it was killed."""
 
@@ -269,11 +294,15 @@ def read_recording(file: Path | str) -> Recording:
     if not entries or entries[0]["kind"] != "recording" or entries[0].get("version") != VERSION:
         raise StoreError(f"{path} is no recording of version {VERSION}")
     contents: dict[str, bytes] = {"": b""}
-    exchanges = []
+    exchanges, frames = [], []
     try:
         for entry in entries:
             if entry["kind"] == "content":
-                contents[entry["sha256"]] = base64.b64decode(entry["data"], validate=True)
+                contents[entry["sha256"]] = _content_of(path, entry)
+            elif entry["kind"] == "frame":
+                told = {name: entry[name] for name in Frame.__slots__}
+                told["data"] = base64.b64decode(entry["data"], validate=True)
+                frames.append(Frame(**told))
             elif entry["kind"] == "exchange":
                 exchanges.append(
                     Exchange(
@@ -293,10 +322,36 @@ def read_recording(file: Path | str) -> Recording:
         head = entries[0]
         events = tuple(entry for entry in entries if entry["kind"] in ("reset", "step"))
         return Recording(
-            head["env_id"], head["arguments"], head["started"], events, tuple(exchanges), cut
+            head["env_id"],
+            head["arguments"],
+            head["started"],
+            events,
+            tuple(exchanges),
+            tuple(frames),
+            cut,
         )
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise StoreError(f"{path} is damaged: {error!r}") from error
+
+
+def contents_of(file: Path) -> Path:
+    """The folder beside a recording for what is too large to stand in it."""
+    return file.with_name(f"{file.name}.contents")
+
+
+def _content_of(path: Path, entry: Mapping[str, Any]) -> bytes:
+    if "data" in entry:
+        return base64.b64decode(str(entry["data"]), validate=True)
+    if not re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])):
+        raise StoreError(f"{path} is damaged: {entry['sha256']!r} names no content")
+    file = contents_of(path) / str(entry["sha256"])
+    try:
+        body = file.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{file} belongs to {path} and cannot be read: {error}") from error
+    if hashlib.sha256(body).hexdigest() != entry["sha256"]:
+        raise StoreError(f"{file} is damaged: it is not what was recorded")
+    return body
 
 
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -338,7 +393,7 @@ class Report:
     """That were played again and equal."""
     divergence: Divergence | None = None
     unanswered: tuple[str, ...] = ()
-    """Requests that the recording has no answer for."""
+    """What was asked of the network and the recording has no answer for."""
     cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -372,7 +427,9 @@ def replay(file: Path | str, make: Callable[..., Env] = gym.make) -> Report:
     env = make(recording.env_id, **recording.arguments)
     tape: Tape | None = None
     if isinstance(env.unwrapped, Taped):
-        tape = Tape(started=recording.started, exchanges=recording.exchanges)
+        tape = Tape(
+            started=recording.started, exchanges=recording.exchanges, frames=recording.frames
+        )
         env.unwrapped.tape = tape
     episodes = steps = at = 0
     divergence = None
@@ -381,10 +438,12 @@ def replay(file: Path | str, make: Callable[..., Env] = gym.make) -> Report:
             if event["kind"] == "reset":
                 episodes, at = episodes + 1, 0
                 if tape is not None:
-                    tape.episode = episodes
+                    tape.begin()
             else:
                 at += 1
-            divergence = _compared(event, _played(env, event), episodes, at)
+            with tape.happening() if tape is not None else contextlib.nullcontext():
+                played = _played(env, event)
+            divergence = _compared(event, played, episodes, at)
             if divergence is not None or "failure" in event:
                 break
             steps += event["kind"] == "step"

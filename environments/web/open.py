@@ -342,6 +342,8 @@ class OpenWebEnv(AgentEnv):
         return plan.error, settled, None
 
     async def _look(self, session: Session) -> None:
+        if self.tape is not None:
+            self.tape.look()
         before = self._text
         self._text = await self.face.look(session)
         self._shown = observation_text(before, self._text) if self.difference else self._text

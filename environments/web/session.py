@@ -23,10 +23,11 @@ from agentgym.environments.web.guard import BLANK, Gate, Guard
 from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
 from agentgym.environments.web.page import CLOSE_TIMEOUT_S, image_of, one_line, quietly, script
 from agentgym.environments.web.relay import Relay
+from agentgym.environments.web.sockets import Sockets
 from agentgym.environments.web.tab import LOAD_S, NETWORK_S, Tab
 from agentgym.environments.web.uploads import Uploads
 from agentgym.environments.web.view import PageView
-from agentgym.environments.web.wire import Log, Wire, same_world
+from agentgym.environments.web.wire import Log, Wire, offline, same_world
 from agentgym.errors import BrowserError, ConfigError
 from agentgym.tape import Tape
 from agentgym.types import ImageArray
@@ -125,6 +126,7 @@ class Session:
         self._context = context
         self._context_id = ""
         self._wire: Wire | None = None
+        self._sockets: Sockets | None = None
         self._gate = gate
         self._dialogs: Dialogs = "accept"
         self._taken = False
@@ -179,15 +181,18 @@ class Session:
             session: Session = await browser.spares.take(kind, kind.maker(browser, chromium))
             session._taken = True
             session.guard, session._dialogs = guard, dialogs
-            offline = tape is not None and not tape.recording
-            if not offline:
-                session.relay.allows = guard.reaches
-                session.relay.checks = lambda host: not guard.named(host)
+            session.relay.allows = guard.reaches
+            session.relay.checks = lambda host: not guard.named(host)
+            if tape is not None and not tape.recording:
+                session.relay.allows = offline(tape)
             try:
                 if state["cookies"]:
                     await session._context.add_cookies(state["cookies"])
                 if tape is not None:
                     await session._context.add_init_script(same_world(tape))
+                    session._sockets = Sockets(tape)
+                    await session._sockets.begin(session._context)
+                    session._sockets.listen(session.current.session)
                 if tape is not None or log is not None:
                     session._wire = await Wire.of(chromium)
                     await session._wire.listen(session._context_id, tape, log)
@@ -282,6 +287,8 @@ class Session:
         Returns:
             See `Tab.rest`; "closed" if the tab had to be closed.
         """
+        if self._sockets is not None:
+            await self._sockets.catch_up(self.current.playwright)
         reason = await self._rest()
         if len(self._targets) > len(self.tabs):
             await self._adopt_all()
@@ -456,6 +463,8 @@ class Session:
         tab.session.on(
             "Page.frameAttached", lambda event: self._gate.know(event["frameId"], tab.context_id)
         )
+        if self._sockets is not None:
+            self._sockets.listen(tab.session)
         if tab.id not in self._targets:
             self._targets.append(tab.id)
         self.browser.watch(tab)

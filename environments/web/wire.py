@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from agentgym.environments.web.cdp import CDPSession, Connection, ProtocolError, one_each
 from agentgym.environments.web.guard import Gate
 from agentgym.environments.web.page import one_line, quietly
+from agentgym.environments.web.tab import MAX_BYTES
 from agentgym.tape import Exchange, Tape
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 20_000_000
-"""Larger answers are not kept: their requests fail when they are played back."""
+MAX_BODY = MAX_BYTES
+"""Larger answers are not kept: their requests fail when they are played back, which is told. No
+page may receive as much."""
 _ENDLESS = ("text/event-stream", "multipart/x-mixed-replace", "video/", "audio/")
 _NOT_AGAIN = frozenset(("content-encoding", "content-length", "transfer-encoding"))
 _NEVER = "not kept"
@@ -50,6 +52,19 @@ def same_world(tape: Tape) -> str:
     return SAME_WORLD % (began, (began + tape.episode) % 2**32)
 
 
+def offline(tape: Tape) -> Callable[[str, int], bool]:
+    """For a relay: nobody may be connected to, and who tries has asked for what is not on the tape.
+
+    All that a tape answers is answered without a connection.
+    """
+
+    def refuses(host: str, port: int) -> bool:
+        tape.miss(f"connection to {host}:{port}")
+        return False
+
+    return refuses
+
+
 Log = Callable[[Exchange], None]
 
 
@@ -74,7 +89,7 @@ class _Line:
 class Wire:
     """Pauses the requests of contexts that have a tape or a log. Only on the browser's loop.
 
-    Web sockets are not on tapes, nor are answers that never end, such as event streams.
+    Answers that never end, such as event streams, are not kept. For web sockets see `sockets`.
     """
 
     def __init__(self, session: CDPSession, gate: Gate) -> None:
@@ -139,6 +154,8 @@ class Wire:
         if not problem and not 300 <= status < 400:
             if _kept(headers):
                 body = await self._body(event)
+                if len(body) > MAX_BODY:
+                    body, problem = b"", _NEVER
             else:
                 problem = _NEVER
         asked = await self._asked(context, event, line.log is not None)
@@ -182,6 +199,8 @@ class Wire:
         request: dict[str, Any] = {"requestId": event["requestId"]}
         asked = await self._asked(context, event, line.log is not None)
         found = tape.answer(*asked.key)
+        if found is not None and found.problem == _NEVER:
+            tape.miss(f"{asked.method} {asked.url} (its answer was endless or too large to keep)")
         if found is None or found.problem:
             reason = "InternetDisconnected"
             if found is not None and found.problem != _NEVER:

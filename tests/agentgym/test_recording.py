@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 import agentgym  # noqa: F401  (registers the ids)
 from agentgym.errors import ConfigError, EnvFailureError, StoreError
 from agentgym.recording import (
+    MAX_INLINE,
     Recorder,
+    contents_of,
     observation_hash,
     read_recording,
     replay,
 )
+from agentgym.tape import Exchange, Frame, Tape
 
 MAZE = "agentgym/maze.random-v0"
 
@@ -151,3 +155,55 @@ def test_hashes_tell_pictures_apart() -> None:
     assert len(seen) == 3
     assert observation_hash(["a", "b"]) != observation_hash(["ab"])
     assert observation_hash((1, 2.5, None)) == observation_hash([1, 2.5, None])
+
+
+class Shop(gym.Env[str, str]):
+    """Asks its network for one thing and says how large it is."""
+
+    observation_space = gym.spaces.Text(100)
+    action_space = gym.spaces.Text(100)
+
+    def __init__(self) -> None:
+        self.tape: Tape | None = None
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        assert self.tape is not None
+        if self.tape.recording:
+            body = b"x" * (MAX_INLINE + 1)
+            self.tape.record(Exchange("GET", "http://a/", status=200, body=body))
+            self.tape.record(Frame("ws://a/", 0, "came", b"hi", moment=self.tape.moment, episode=1))
+        found = self.tape.answer("GET", "http://a/")
+        return str(MAX_INLINE + 1 if found is None else len(found.body)), {}
+
+
+@pytest.fixture
+def shop() -> Iterator[str]:
+    gym.register("test/shop-v0", lambda **_: Shop())
+    yield "test/shop-v0"
+    del gym.registry["test/shop-v0"]
+
+
+def test_large_contents_lie_beside_the_recording(shop: str, tmp_path: Path) -> None:
+    file = tmp_path / "shop.jsonl"
+    env = Recorder(gym.make(shop, disable_env_checker=True), file)
+    for _ in range(2):
+        env.reset(seed=0)
+    env.close()
+    (content,) = contents_of(file).iterdir()  # once
+    assert content.stat().st_size == MAX_INLINE + 1
+    assert file.stat().st_size < 10_000
+    recording = read_recording(file)
+    assert [len(exchange.body) for exchange in recording.exchanges] == [MAX_INLINE + 1] * 2
+    assert recording.frames[0] == Frame("ws://a/", 0, "came", b"hi", moment=1, episode=1)
+    assert replay(file, lambda *_: gym.make(shop, disable_env_checker=True)).divergence is None
+    content.write_bytes(b"y")
+    with pytest.raises(StoreError, match="is damaged: it is not what was recorded"):
+        read_recording(file)
+    content.unlink()
+    with pytest.raises(StoreError, match=r"belongs to .*shop.jsonl and cannot be read"):
+        read_recording(file)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    number = next(i for i, line in enumerate(lines) if line["kind"] == "content")
+    changed(file, number, sha256="../../etc/passwd")
+    with pytest.raises(StoreError, match="names no content"):
+        read_recording(file)

@@ -95,6 +95,10 @@ def test_an_episode_is_played_again_without_its_site(
     report = replay(file)
     assert report.divergence is None, report.divergence
     assert (report.episodes, report.steps) == (1, 5)
+    # What never ended is not on the tape, and that is told.
+    assert report.unanswered == (
+        f"GET {home}/events (its answer was endless or too large to keep)",
+    )
     assert len(server.asked) == asked
     # It was not the clock that stood still: random numbers are those of the recording.
     assert "0." in texts[0]
@@ -132,6 +136,21 @@ def test_what_is_kept_and_what_is_not(
     assert (kept["/events"].body, kept["/events"].problem) == (b"", "not kept")
     contents = [json.loads(li) for li in file.read_text().splitlines() if '"content", "sha' in li]
     assert len({c["sha256"] for c in contents}) == len(contents) >= 4  # each once
+
+
+def test_what_is_too_large_is_told(
+    serve: Serve, patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = serve({"/": "<p>Small</p>", "/large": "<p>" + "x" * 5000})
+    file = tmp_path / "large.jsonl"
+    with monkeypatch.context() as limits:
+        limits.setattr(wire, "MAX_BODY", 4000)  # of an answer without a length
+        play(file, home, f'goto("{home}/large")')
+    report = replay(file)
+    assert report.divergence is not None
+    assert report.divergence.step == 1
+    (told,) = report.unanswered
+    assert told == f"GET {home}/large (its answer was endless or too large to keep)"
 
 
 def test_episodes_and_environments_have_tapes_of_their_own(
