@@ -210,6 +210,29 @@ def group_advantages(
     return found
 
 
+def permuted(scores: npt.ArrayLike, groups: Sequence[Hashable], rng: np.random.Generator) -> Array:
+    """Scores dealt out again by chance inside their group: what a control is trained on.
+
+    Args:
+        scores: (n,).
+        groups: (n,) equal for those that trade.
+        rng: chance.
+
+    Returns:
+        (n,) in each group the same scores, in another order.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    values = _array(scores)
+    if len(groups) != len(values):
+        raise ValueError(f"got {len(values)} scores and {len(groups)} groups")
+    found = values.copy()
+    for places in _places(groups, np.ones(len(values), bool)):
+        found[places] = rng.permutation(values[places])
+    return found
+
+
 def _places(groups: Sequence[Hashable], known: npt.NDArray[np.bool_]) -> list[list[int]]:
     """Positions of the members of each group, in order of first appearance."""
     members: dict[Hashable, list[int]] = {}

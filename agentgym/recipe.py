@@ -71,6 +71,9 @@ class EvaluationConfig:
     """Of the evaluated policy; 0 is greedy."""
     every: int = 0
     """Evaluate also after every so many iterations; 0 is before and after only."""
+    before: Literal["auto", "given", "warmed"] = "auto"
+    """Which model "before" is: as it was given, or after the warm start, which is what the online
+    method begins with. "auto" is as given, unless the model is new and can do nothing yet."""
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,15 @@ class Phase:
 
 
 def phases_of(recipe: Recipe) -> list[Phase]:
-    """The phases of a recipe, in order; a new model is evaluated first when it can do something."""
+    """The phases of a recipe, in order."""
     phases = []
     if recipe.demonstrations:
         phases.append(Phase("demonstrations", "demonstrate"))
         phases.append(Phase("warm-start", "train", "demonstrations"))
-    first = len(phases) if recipe.model.name == "new" else 0
-    phases.insert(first, Phase("eval-before", "evaluate"))
+    before = recipe.evaluation.before
+    if before == "auto":
+        before = "warmed" if recipe.model.name == "new" else "given"
+    phases.insert(len(phases) if before == "warmed" else 0, Phase("eval-before", "evaluate"))
     for i in range(1, recipe.iterations + 1):
         if not recipe.dataset:
             phases.append(Phase(f"iteration-{i}", "collect", iteration=i))

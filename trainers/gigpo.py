@@ -70,7 +70,7 @@ class GiGPOTrainer(PolicyGradientTrainer):
         config = self.config
         turns = anchored_advantages(
             [self.rewards_of(t) for t in trajectories],
-            [t.group_id or t.task.id for t in trajectories],
+            self.groups_of(trajectories),
             [
                 [turn.state_key if config.anchors == "states" else None for turn in t.turns]
                 for t in trajectories

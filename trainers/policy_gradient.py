@@ -172,12 +172,17 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
         config = self.config
         return group_advantages(
             np.asarray(scores, np.float64),
-            [t.group_id or t.task.id for t in trajectories],
+            self.groups_of(trajectories),
             baseline=config.baseline,
             scale=config.scale,
             ddof=config.ddof,
             singleton=None if math.isnan(config.singleton) else config.singleton,
         )
+
+    @staticmethod
+    def groups_of(trajectories: Sequence[Trajectory]) -> list[str]:
+        """(n,) names of the groups that episodes are in: those of the same task."""
+        return [t.group_id or t.task.id for t in trajectories]
 
     # -- one update ---------------------------------------------------------------------------
 
@@ -221,8 +226,7 @@ class PolicyGradientTrainer(BehaviourCloningTrainer):
     def _counts(self, scored: Sequence[Trajectory]) -> dict[str, float]:
         """What a practitioner wants to know of the episodes, before any step."""
         groups: dict[str, list[float]] = {}
-        for trajectory in scored:
-            name = trajectory.group_id or trajectory.task.id
+        for name, trajectory in zip(self.groups_of(scored), scored, strict=True):
             groups.setdefault(name, []).append(self.score_of(trajectory))
         compared = [scores for scores in groups.values() if len(scores) > 1]
         dead = sum(len(set(scores)) == 1 for scores in compared)

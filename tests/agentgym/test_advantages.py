@@ -10,6 +10,7 @@ from agentgym.advantages import (
     gae,
     group_advantages,
     n_step_returns,
+    permuted,
     returns_to_go,
     turn_advantages,
     two_level_gae,
@@ -116,6 +117,18 @@ def test_what_nobody_could_tell_is_not_zero() -> None:
     found = group_advantages([1.0, NAN, 0.0], "aaa")
     assert_allclose(found, [1.0, NAN, -1.0])
     assert np.isnan(group_advantages([NAN], "a")[0])
+
+
+def test_scores_dealt_out_again_stay_in_their_group() -> None:
+    scores, groups = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), list("ababab")
+    drawn = [permuted(scores, groups, np.random.default_rng(seed)) for seed in range(40)]
+    for found in drawn:
+        assert sorted(found[::2]) == [1, 3, 5]
+        assert sorted(found[1::2]) == [2, 4, 6]
+    firsts = {float(found[0]) for found in drawn}
+    assert firsts == {1.0, 3.0, 5.0}, "any of the group's scores can come to any episode"
+    with pytest.raises(ValueError, match="6 scores and 2 groups"):
+        permuted(scores, "ab", np.random.default_rng(0))
 
 
 def test_bad_arguments() -> None:

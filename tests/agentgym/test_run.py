@@ -159,6 +159,12 @@ def test_phases_of_a_recipe() -> None:
     assert "eval-2" in [phase.name for phase in phases_of(recipe())]
 
 
+@pytest.mark.parametrize(("before", "place"), [("auto", 0), ("given", 0), ("warmed", 2)])
+def test_what_is_evaluated_before(before: str, place: int) -> None:
+    plan = recipe(evaluation={"before": before, "episodes_per_task": 2})
+    assert phases_of(plan)[place].name == "eval-before"
+
+
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
     with Progress() as progress:
         run = Run.start(recipe(iterations=1), tmp_path / "run", progress)
