@@ -27,9 +27,10 @@ from agentgym.errors import ConfigError, TrainingError
 from agentgym.processes import Command, Ended, side_by_side
 from agentgym.progress import Progress, duration
 from agentgym.recipe import Recipe, before_online, load_recipe
-from agentgym.run import RECIPE, Run, phases_of
+from agentgym.run import RECIPE, TRAJECTORIES, Run, phases_of
 from agentgym.run import SUMMARY as SUMMARY_OF_RUN
-from agentgym.stats import bootstrap_interval
+from agentgym.stats import bootstrap_interval, nested_bootstrap_interval
+from agentgym.store import TrajectoryStore
 from agentgym.toml import to_toml
 
 Measure = Literal["success", "return"]
@@ -77,6 +78,12 @@ class Estimate:
         low, high = bootstrap_interval(list(values))
         return cls(float(np.mean(values)), float(low), float(high))
 
+    @classmethod
+    def nested(cls, groups: Sequence[Sequence[float]]) -> "Estimate":
+        """Of several values for each seed, which all weigh the same."""
+        low, high = nested_bootstrap_interval(groups)
+        return cls(float(np.mean([np.mean(group) for group in groups])), low, high)
+
 
 @dataclass(frozen=True)
 class ArmResult:
@@ -85,9 +92,12 @@ class ArmResult:
     name: str
     seeds: tuple[int, ...]
     before: Estimate
-    """Success of the evaluation before training; of a new model, after its warm start."""
+    """Success of the evaluation before training (`EvaluationConfig.before`)."""
     final: Estimate
     """Success of the evaluation after training, on seeds never trained on."""
+    gain: Estimate | None
+    """How much more of the evaluation's tasks succeed after training than before, task by task; its
+    interval is over seeds and, within them, tasks. None in runs without recorded episodes."""
     reward: Estimate | None
     """Return of the same episodes; None in runs that did not record it."""
     turns: Estimate
@@ -427,6 +437,8 @@ class _History:
     before: float
     final: float
     reward: float | None
+    gains: Sequence[float]
+    """By task of the evaluation: 1 if it succeeds only after training, -1 if only before, or 0."""
 
     def curve(self, at: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:
         """Success at so many turns, each the mean over a window: iterations differ by their luck.
@@ -470,8 +482,25 @@ def _history(folder: Path) -> _History:
     if not turns:
         raise ConfigError(f"{folder} has no training episodes; set iterations to 1 or more")
     return _History(
-        np.array([*turns, total]), np.array([*success, success[-1]]), before, final, reward
+        np.array([*turns, total]),
+        np.array([*success, success[-1]]),
+        before,
+        final,
+        reward,
+        _gains(folder),
     )
+
+
+def _gains(folder: Path) -> list[float]:
+    """Of each task that both evaluations could score; none if no episodes are on record."""
+    if not (folder / TRAJECTORIES).is_dir():
+        return []
+    with TrajectoryStore(folder / TRAJECTORIES, read_only=True) as store:
+        before, after = (
+            {t.task.id: float(t.success) for t in store.where(phase=phase) if t.outcome is not None}
+            for phase in ("eval-before", "eval-after")
+        )
+    return [after[task] - before[task] for task in before if task in after]
 
 
 def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[int]) -> Comparison:
@@ -488,6 +517,7 @@ def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[i
         curves = np.array([h.curve(grid, budget / WINDOWS) for h in runs])  # (seeds, POINTS)
         final = [h.final for h in runs]
         rewards = [h.reward for h in runs if h.reward is not None]
+        gains = [h.gains for h in runs]
         apart = [own - other for own, other in zip(final, first, strict=True)]
         arms.append(
             ArmResult(
@@ -495,6 +525,7 @@ def summarise(recipe: str, folder: Path, names: Sequence[str], seeds: Sequence[i
                 tuple(seeds),
                 before=Estimate.of([h.before for h in runs]),
                 final=Estimate.of(final),
+                gain=Estimate.nested(gains) if all(gains) else None,
                 reward=Estimate.of(rewards) if len(rewards) == len(runs) else None,
                 turns=Estimate.of([float(h.turns[-1]) for h in runs]),
                 at_budget=Estimate.of(curves[:, -1].tolist()),

@@ -124,6 +124,49 @@ def stratified_bootstrap_interval(
     return _percentiles(total / len(groups), confidence)
 
 
+def nested_bootstrap_interval(
+    groups: Sequence[Values],
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    samples: int = 10_000,
+) -> Interval:
+    """Interval of the mean over groups of each group's mean, resampling groups and then inside.
+
+    Where `stratified_bootstrap_interval` takes the groups as given, here they are a sample
+    themselves: runs of which there could be more, each measured by a sample of episodes.
+
+    Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (both
+    stages with replacement).
+
+    Args:
+        groups: for each run the (n,) values of its episodes, at least one each.
+        seed: of the resampling.
+        confidence: in (0, 1).
+        samples: bootstrap resamples.
+
+    Raises:
+        ValueError: no groups, an empty one, or a value that is not finite.
+    """
+    if not groups:
+        raise ValueError("groups must hold the values of at least one run, got none")
+    arrays = [_check_values(group) for group in groups]
+    rng = np.random.default_rng(seed)
+    total = np.zeros(samples)
+    for _ in arrays:
+        chosen = rng.integers(len(arrays), size=samples)
+        for index, array in enumerate(arrays):
+            places = np.flatnonzero(chosen == index)
+            total[places] += np.concatenate(
+                [np.zeros(0)]
+                + [
+                    array[rng.integers(len(array), size=(count, len(array)))].mean(axis=1)
+                    for count in _chunks(len(places), len(array))
+                ]
+            )
+    return _percentiles(total / len(arrays), confidence)
+
+
 def mean_interval(
     counts: Sequence[tuple[int, int]], *, confidence: float = 0.95
 ) -> tuple[float, Interval]:

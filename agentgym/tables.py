@@ -145,13 +145,14 @@ def show_comparison(result: Any) -> None:
         whole("method"),
         "before",
         "after",
+        "gain",
         "against the first",
         "training, end",
         "training, mean",
         "return",
     )
     for arm in result.arms:
-        parts = (arm.before, arm.final, arm.difference, arm.at_budget, arm.area)
+        parts = (arm.before, arm.final, arm.gain, arm.difference, arm.at_budget, arm.area)
         cells = ["-" if e is None else f"{e.mean:.0%} {e.low:.0%}..{e.high:.0%}" for e in parts]
         returned = "-" if arm.reward is None else f"{arm.reward.mean:.2f}"
         table.add_row(plain(arm.name), *cells, returned)

@@ -40,6 +40,7 @@ def test_curves_are_read_at_equal_turns(runs: Path) -> None:
     assert slow.before == Estimate(0.0, 0.0, 0.0)
     assert slow.final.mean == pytest.approx(0.3)
     assert slow.reward is None
+    assert slow.gain is None, "no episodes are on record"
     assert (slow.turns.mean, fast.turns.mean) == (200, 400)
     assert 0.19 < slow.final.low < 0.3 < slow.final.high < 0.41
     assert slow.difference is None
@@ -66,6 +67,12 @@ def test_what_is_written_can_be_read(runs: Path) -> None:
 def test_one_seed_has_no_interval() -> None:
     assert Estimate.of([0.5]) == Estimate(0.5, 0.5, 0.5)
     assert_allclose(Estimate.of([0.2, 0.4]).mean, 0.3)
+
+
+def test_gains_of_one_seed_have_an_interval_over_tasks() -> None:
+    found = Estimate.nested([[1.0, 0.0, 0.0, 1.0]])
+    assert found.mean == 0.5
+    assert found.low < 0.5 < found.high
 
 
 def test_runs_without_training_are_told(tmp_path: Path) -> None:
@@ -139,6 +146,9 @@ def test_real_runs_are_finished_once(
     first = compare(str(maze), arms, tmp_path / "out", **options)
     assert told == ["plain, seed 0", "plain, seed 1", "rloo, seed 0", "rloo, seed 1"]
     assert first.budget == 16
+    for arm in first.arms:
+        assert arm.gain is not None
+        assert arm.gain.mean == pytest.approx(arm.final.mean - arm.before.mean)
     monkeypatch.setattr("agentgym.run.Run._do", None)  # nothing may run a second time
     assert compare(str(maze), arms, tmp_path / "out", **options) == first
     with pytest.raises(ConfigError, match="other settings"):

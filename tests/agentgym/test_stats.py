@@ -11,6 +11,7 @@ from agentgym.stats import (
     bootstrap_interval,
     difference_interval,
     mean_interval,
+    nested_bootstrap_interval,
     pass_at_k,
     stratified_bootstrap_interval,
     wilson_interval,
@@ -103,6 +104,22 @@ def test_bootstrap_refuses_what_is_no_sample(values: list[float]) -> None:
         bootstrap_interval(values)
     with pytest.raises(ValueError, match="finite numbers"):
         stratified_bootstrap_interval([[1.0], values])
+
+
+def test_nested_resamples_groups_and_their_values() -> None:
+    # Groups that differ but have no spread inside: as wide as a bootstrap of their means.
+    apart = nested_bootstrap_interval([[0.0] * 9, [1.0] * 9], samples=20_000)
+    assert apart == (0.0, 1.0), "each group alone is drawn a quarter of the time"
+    # Equal groups with spread inside: the variance of a mean of 2 x 50 coins, with the variance
+    # that drawing whole groups adds when they happen to be equal: none.
+    coin = [0.0, 1.0] * 25
+    low, high = nested_bootstrap_interval([coin, coin], samples=20_000)
+    half = 1.96 * math.sqrt(0.25 / 100)
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.015)
+    assert nested_bootstrap_interval([coin]) == pytest.approx(bootstrap_interval(coin), abs=0.02)
+    for wrong in ([], [[]], [[math.nan]]):
+        with pytest.raises(ValueError, match="must"):
+            nested_bootstrap_interval(wrong)
 
 
 def test_stratified_resamples_within_each_task() -> None:
