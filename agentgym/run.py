@@ -125,8 +125,15 @@ class Run:
         """
         check_one_process()
         _refuse_a_run(folder)
-        for warming in (True, False):
-            _settings(recipe, warming)
+        warm, online = (
+            getattr(_settings(recipe, warming)[1], "lora_rank", 0) for warming in (True, False)
+        )
+        if recipe.demonstrations and online and not warm:
+            raise ConfigError(
+                f"train.lora_rank is {online} after a warm start of all weights, which checkpoints "
+                "of adapters would lose; set warm_start.lora_rank too, or make the start a run of "
+                "its own and give its model folder as model.name"
+            )
         check_ids(recipe.tasks.env_ids)
         if recipe.dataset:
             open_dataset(recipe).close()

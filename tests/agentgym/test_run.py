@@ -280,6 +280,18 @@ def test_unknown_trainer_keys_stop_before_anything_is_run(tmp_path: Path) -> Non
     assert not (tmp_path / "recipe.toml").exists()
 
 
+def test_adapters_after_a_warm_start_of_all_weights_are_refused(tmp_path: Path) -> None:
+    # A resumed run would put the saved adapters on weights that never saw the warm start.
+    train = {**RECIPE["train"], "lora_rank": 2}
+    with Progress() as progress, pytest.raises(ConfigError, match="its model folder"):
+        Run.start(recipe(train=train), tmp_path / "run", progress)
+    assert not (tmp_path / "run").exists()
+    both = recipe(train=train, warm_start={**RECIPE["warm_start"], "lora_rank": 2})
+    for fine in (both, recipe(train=train, demonstrations=0)):
+        with Progress() as progress:
+            Run.start(fine, tmp_path / f"run-{fine.demonstrations}", progress)
+
+
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_engine_samples_with_the_current_weights(lora_rank: int, tmp_path: Path) -> None:
     found = {}
