@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from agentgym.errors import InferenceError
+from agentgym import cpu
 from agentgym.inference.jobs import Job
 from agentgym.inference.scheduler import Scheduler
 
@@ -56,6 +57,7 @@ class Loop:
         Raises:
             InferenceError: the loop has stopped, or the queue is full and `block` is off.
         """
+        cpu.rest()  # whoever asks waits now
         with self._changed:
             while not self._reason and self._unfinished >= self._max_waiting:
                 if not block:
@@ -92,6 +94,7 @@ class Loop:
         Raises:
             InferenceError: the loop has stopped.
         """
+        cpu.rest()
         future: Future[None] = Future()
         with self._changed:
             self._start()
@@ -147,6 +150,7 @@ class Loop:
                 or self._scheduler.busy
                 or self._woken
             ):
+                cpu.rest()
                 self._changed.wait()
             self._woken = False
             if self._reason:

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.models.auto import processing_auto
 from transformers.utils import logging as transformers_logging
 
-from agentgym import paths
+from agentgym import cpu, paths
 from agentgym.errors import ConfigError, MissingDependencyError
 from agentgym.models.tiny import TINY_MODEL, tiny_model
 from agentgym.models.tiny_vlm import TINY_VLMS, tiny_vlm
@@ -82,6 +82,8 @@ def load_model(
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
+    if target.type == "cpu":
+        cpu.keep_freed()
     source = str(name)
     if source == TINY_MODEL:
         tiny, tokenizer = tiny_model()
