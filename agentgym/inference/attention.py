@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from agentgym.inference.pages import PAGE, PagePool
+from agentgym.inference.pages import PAGE, Memory, PagePool
 
 _MATMUL_SCORES = 1 << 24
 """Most scores that a row of several tokens computes by plain products, which on a CPU takes about
@@ -67,7 +67,7 @@ class Plan:
         """(B,) index of each row's last token."""
         self.positions = self._index([t for s in spans for t in range(s.past, s.past + s.new)])
         """(T,) position of each token in its text."""
-        self._write = self._slots(spans)
+        self._pages, self._slots = self._places(spans)
         self._decode = _Decode(spans[: self.singles], pool) if self.singles else None
         self._prefill = [
             _Prefill(span, slice(start, start + span.new), self.device)
@@ -95,10 +95,9 @@ class Plan:
         Returns:
             (T, Hq * D).
         """
-        memory = self.pool.memory[layer]
-        width = memory.shape[-1]
-        for part, new in zip(memory, (keys, values), strict=True):
-            part.view(-1, width).index_copy_(0, self._write, new.reshape(-1, width))
+        memory = self.pool.views(layer)
+        memory[0][self._pages, :, self._slots] = keys
+        memory[1][self._pages, :, :, self._slots] = values
         parts = []
         if self._decode is not None:
             parts.append(self._decode.attend(memory, queries[: self.singles], scale))
@@ -109,15 +108,14 @@ class Plan:
     def _index(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
-    def _slots(self, spans: Sequence[Span]) -> torch.Tensor:
-        """(T * H,) where each token's heads lie in a layer's (N * H * PAGE, D) keys."""
-        slots = []
+    def _places(self, spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T,) the page that each new token is written into, and (T,) where in it."""
+        pages, slots = [], []
         for span in spans:
             for position in range(span.past, span.past + span.new):
-                page = span.pages[position // PAGE - len(span.trunk)]
-                slots.append(page * self.heads * PAGE + position % PAGE)
-        heads = torch.arange(self.heads, device=self.device) * PAGE
-        return (self._index(slots)[:, None] + heads).view(-1)
+                pages.append(span.pages[position // PAGE - len(span.trunk)])
+                slots.append(position % PAGE)
+        return self._index(pages), self._index(slots)
 
 
 class _Prefill:
@@ -132,17 +130,16 @@ class _Prefill:
         self._bias = torch.where(self._visible, 0.0, float("-inf"))
         self._on_cpu = device.type == "cpu"
 
-    def attend(self, memory: torch.Tensor, queries: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(self, memory: Memory, queries: torch.Tensor, scale: float) -> torch.Tensor:
         """(new, Hq * D) of (new, Hq, D)."""
         new, query_heads, width = queries.shape
-        heads = memory.shape[2]
-        found = memory.index_select(1, self._pages)  # (2, P, H, PAGE, D)
-        keys, values = found.transpose(1, 2).reshape(2, heads, -1, width)
+        keys, values = _joined(memory, self._pages)
+        heads = len(keys)
         if not self._on_cpu or query_heads * self._bias.numel() > _MATMUL_SCORES:
             seen = F.scaled_dot_product_attention(
                 queries.transpose(0, 1)[None],
                 keys[None],
-                values[None],
+                values.transpose(1, 2)[None],
                 attn_mask=self._visible,
                 scale=scale,
                 enable_gqa=query_heads != heads,
@@ -152,7 +149,7 @@ class _Prefill:
         scores = torch.bmm(grouped.reshape(heads, -1, width), keys.transpose(1, 2))
         scores = scores.view(heads, -1, *self._bias.shape)  # (H, G, new, columns)
         weights = torch.add(self._bias, scores, alpha=scale).softmax(dim=-1).to(keys.dtype)
-        mixed = torch.bmm(weights.view(heads, -1, weights.shape[-1]), values)
+        mixed = torch.bmm(weights.view(heads, -1, weights.shape[-1]), values.transpose(1, 2))
         return mixed.view(heads, -1, new, width).permute(2, 0, 1, 3).reshape(new, -1)
 
 
@@ -218,12 +215,11 @@ class _Decode:
         self._owner = owner.to(device)
         self._back = back.to(device)
 
-    def attend(self, memory: torch.Tensor, queries: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(self, memory: Memory, queries: torch.Tensor, scale: float) -> torch.Tensor:
         """(B, Hq * D) of (B, Hq, D)."""
         keys, values = (
-            memory[:, self._block]
-            if self._block is not None
-            else memory.index_select(1, self._pages)
+            part[self._block] if self._block is not None else part.index_select(0, self._pages)
+            for part in memory
         )
         count, heads, _, width = keys.shape
         rows, query_heads, _ = queries.shape
@@ -254,7 +250,7 @@ class _Decode:
         mixed[count] = 0  # what padding adds
         torch.bmm(
             weight,
-            values.reshape(-1, PAGE, width),
+            values.reshape(-1, width, PAGE).transpose(1, 2),
             out=mixed[:count].view(count * heads, -1, width),
         )
         parts = [
@@ -270,9 +266,8 @@ class _Decode:
 class _Trunk:
     """Pages that several rows of one new token see in full."""
 
-    def __init__(self, memory: torch.Tensor, pages: torch.Tensor) -> None:
-        found = memory.index_select(1, pages).transpose(1, 2)  # (2, H, S, PAGE, D)
-        self._keys, self._values = found.reshape(2, found.shape[1], -1, found.shape[-1])
+    def __init__(self, memory: Memory, pages: torch.Tensor) -> None:
+        self._keys, self._values = _joined(memory, pages)
         self._heads, _, self._width = self._keys.shape
 
     def scores(self, queries: torch.Tensor) -> torch.Tensor:
@@ -287,8 +282,19 @@ class _Trunk:
         """(R, Hq * D) of (R, Hq, S * PAGE)."""
         rows, _, columns = weights.shape
         spread = weights.reshape(rows, self._heads, -1, columns).transpose(0, 1)
-        mixed = torch.bmm(spread.reshape(self._heads, -1, columns), self._values)
+        spread = spread.reshape(self._heads, -1, columns)
+        mixed = torch.bmm(spread, self._values.transpose(1, 2))
         return mixed.view(self._heads, rows, -1, self._width).transpose(0, 1).reshape(rows, -1)
+
+
+def _joined(memory: Memory, pages: torch.Tensor) -> Memory:
+    """(H, S * PAGE, D) keys and (H, D, S * PAGE) values of (S,) pages."""
+    keys, values = (part.index_select(0, pages) for part in memory)
+    heads, width = values.shape[1:3]
+    return (
+        keys.transpose(0, 1).reshape(heads, -1, width),
+        values.permute(1, 2, 0, 3).reshape(heads, width, -1),
+    )
 
 
 def _clusters(spans: Sequence[Span]) -> Iterator[slice]:
