@@ -82,10 +82,17 @@ class PagePool:
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy pages in all layers; all sources are read before any target is written."""
-        if sources:
-            device = self.memory.device
-            held = self.memory.index_select(2, torch.tensor(sources, device=device))
-            self.memory.index_copy_(2, torch.tensor(targets, device=device), held)
+        if not sources:
+            return
+        device = self.memory.device
+        here = torch.tensor(sources, device=device)
+        there = torch.tensor(targets, device=device)
+        if device.type != "cpu":
+            self.memory.index_copy_(2, there, self.memory.index_select(2, here))
+            return
+        # What a layer holds stays in the cache on its way.
+        for part in self.memory.flatten(0, 1).flatten(2).view(torch.int64):
+            part.index_copy_(0, there, part.index_select(0, here))
 
     def clear(self, pages: Sequence[int]) -> None:
         """Overwrite pages that may hold NaN: masked positions count as 0 times what is there."""
