@@ -23,9 +23,9 @@ _SCORED_AT_ONCE = 512
 """Positions whose logits are held at a time; each takes V floats."""
 _LOOKAHEAD = 8
 """Texts that do not fit, after which no more are tried in a step."""
-_TRUNK_GAIN = 64
+_TRUNK_GAIN = 192
 """Pages that reading a shared beginning in place must save in a step; its own cost is as much as
-attention over about half as many pages."""
+attention over about as many pages once several threads share the work."""
 _SPARSE = 0.5
 """The running texts' pages are brought together when fewer than this part of the pages up to the
 highest of them are theirs."""
