@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from agentgym.errors import InferenceError
 from agentgym import cpu
+from agentgym.errors import InferenceError
 from agentgym.inference.jobs import Job
 from agentgym.inference.scheduler import Scheduler
 
