@@ -27,15 +27,13 @@ def rest() -> None:
 
     https://www.openmp.org/spec-html/5.0/openmpsu155.html (omp_pause_resource_all)
     """
-    for runtime in _runtimes():
+    for runtime in _runtimes() if "torch" in sys.modules else ():
         runtime.omp_pause_resource_all(_SOFT)
 
 
 @cache
 def _runtimes() -> tuple[ctypes.CDLL, ...]:
-    """GNU's OpenMP, as this process has loaded it; asked once torch is there."""
-    import torch  # noqa: F401  # brings it along
-
+    """GNU's OpenMP as torch has brought it along."""
     if sys.platform != "linux":
         return ()
     lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
