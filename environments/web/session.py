@@ -253,7 +253,7 @@ class Session:
         self.problems, self.notes = [], []
         self._dialog_count = self._windows = 0
         for tab in self.tabs:
-            tab.navigations = 0
+            tab.navigations = tab.downloads = 0
             tab.unreachable = None
 
     async def act(self, call: ActionCall, view: PageView) -> str:

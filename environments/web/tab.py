@@ -28,6 +28,8 @@ STOP_S = 2.0
 """What is told to stop and has not stopped by then is given up."""
 MAX_NAVIGATIONS = 20
 """Documents that one action may lead through."""
+MAX_DOWNLOADS = 5
+"""Of one action that are told by name."""
 MAX_BYTES = 64_000_000
 """What one document may receive."""
 _POLL_S = 0.004
@@ -55,6 +57,8 @@ class Tab(Page):
         """A document is on its way or being read."""
         self.navigations = 0
         """Documents since the last action began."""
+        self.downloads = 0
+        """Refused since the last action began."""
         self.told: list[str] = []
         """What was wrong since somebody last took it, said for the agent."""
         self.unreachable: tuple[str, str] | None = None
@@ -246,6 +250,11 @@ class Tab(Page):
             self.told.append(f"The page sent more than {MAX_BYTES:,} bytes and was stopped.")
 
     def _download(self, event: dict[str, Any]) -> None:
+        """Chromium refuses it, see `browser.new_context`."""
         self.busy = False
+        self.downloads += 1
         name = str(event.get("suggestedFilename", ""))[:100]
-        self.told.append(f"The download of {name!r} was refused.")
+        if self.downloads <= MAX_DOWNLOADS:
+            self.told.append(f"The download of {name!r} was refused.")
+        elif self.downloads == MAX_DOWNLOADS + 1:
+            self.told.append("More downloads were refused.")

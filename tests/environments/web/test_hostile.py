@@ -11,7 +11,8 @@ import gymnasium as gym
 import pytest
 
 import agentgym  # noqa: F401  (registers the ids)
-from agentgym.environments.web import session, tab
+from agentgym.environments.web import browser, session, tab
+from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.open import OpenWebEnv
 
 pytestmark = pytest.mark.browser
@@ -62,10 +63,13 @@ def step(env: OpenWebEnv, action: str) -> tuple[str, dict[str, Any]]:
 
 def survives(env: OpenWebEnv) -> None:
     """The agent can go on elsewhere, and things work there."""
-    for _ in range(10):  # what a trap leaves running may close a tab more
-        text, info = step(env, f'goto("{env._visit.start_urls[0]}/")')
-        if 'link "Trap"' in text:
-            break
+    with pytest.MonkeyPatch.context() as patience:  # the trap's limits are no matter any more
+        for module, name in ((tab, "LOAD_S"), (session, "LOAD_S"), (session, "ACTION_S")):
+            patience.setattr(module, name, 60.0)
+        for _ in range(3):  # of 50 windows the last may still open, and close a tab more
+            text, info = step(env, f'goto("{env._visit.start_urls[0]}/")')
+            if 'link "Trap"' in text:
+                break
     assert 'button "Fine"' in text, info
 
 
@@ -222,6 +226,46 @@ def test_hostile_pages_in_other_dialects(
     else:
         observation, *_ = env.step(written[dialect].replace("/trap", "/"))
     assert "Fine" in observation["text"]
+
+
+def test_downloads_without_end(visit: Callable[..., OpenWebEnv]) -> None:
+    many = """<p>Text</p><script>
+        for (let i = 0; i < 200; i++) {
+          const link = document.createElement("a");
+          link.href = URL.createObjectURL(new Blob(["x"]));
+          link.download = `part${i}.zip`;
+          link.click();
+        }</script>"""
+    env = visit(many)
+    text, info = step(env, 'click("1")')
+    for _ in range(100):
+        refused = [event for event in info["events"] if "download" in event]
+        if refused:
+            break
+        text, info = step(env, "wait(0.1)")
+    assert 'text "Text"' in text
+    assert refused[0] == "The download of 'part0.zip' was refused."
+    assert len(refused) <= 6
+    survives(env)
+
+
+@pytest.fixture
+def small_heap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Chromium whose pages may hold little, so that they soon hold too much."""
+    Browser.shared().close()
+    flags = (*browser._FLAGS, "--js-flags=--max-old-space-size=100")
+    monkeypatch.setattr(browser, "_FLAGS", flags)
+    yield
+    Browser.shared().close()
+
+
+def test_a_page_that_runs_out_of_memory_costs_its_tab(
+    small_heap: None, visit: Callable[..., OpenWebEnv]
+) -> None:
+    env = visit("<script>const a = []; for (;;) a.push(new Array(1e6).fill(a.length))</script>")
+    _, info = step(env, 'click("1")')
+    assert "The tab was closed: the page's process crashed." in info["action_error"]
+    survives(env)
 
 
 def test_scrolling_without_end(visit: Callable[..., OpenWebEnv]) -> None:
