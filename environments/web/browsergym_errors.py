@@ -9,6 +9,11 @@ _METHODS = {
     "keyboard_press": "Keyboard.press",
     "keyboard_down": "Keyboard.down",
     "keyboard_up": "Keyboard.up",
+    "goto": "Page.goto",
+    "go_back": "Page.go_back",
+    "go_forward": "Page.go_forward",
+    "tab_close": "Page.close",
+    "new_tab": "BrowserContext.new_page",
 }
 _NO_FIELD = "Element is not an <input>, <textarea> or [contenteditable] element"
 
@@ -26,6 +31,8 @@ def told(said: str, source: str) -> str:
     """
     if not said:
         return ""
+    if source == "tab_focus":
+        return "IndexError: list index out of range"
     method = _METHODS.get(source, f"Locator.{source}")
     if match := _GONE.match(said):
         return f'ValueError: Could not find element with bid "{json.loads(match[1])}"'

@@ -104,6 +104,10 @@ def made(name: str, source: str, *calls: tuple[str, dict[str, Any]]) -> Plan:
     return Plan(ready, sources=(source,) * len(ready))
 
 
+def _unknown(name: str, known: ActionSet) -> str:
+    return f"There is no action {name[:40]!r}. Actions: {', '.join(known)}."
+
+
 # ---- WebArena -------------------------------------------------------------------------------
 
 _ELEMENT = Parameter("element", doc="the number in brackets before the element")
@@ -183,7 +187,7 @@ class WebArenaActions:
     def call(self, name: str, arguments: Mapping[str, Any]) -> Plan:
         """Read a tool call. Never raises."""
         if name not in _WEBARENA:
-            return Plan(error=f"There is no action {name[:40]!r}.")
+            return Plan(error=_unknown(name, _WEBARENA))
         try:
             bound = _WEBARENA[name].bind((), arguments)
         except ActionParseError as error:
@@ -202,7 +206,7 @@ class WebArenaActions:
         words = action.split()
         name = action.split("[")[0].strip() if "[" in action else (words[0] if words else "")
         if name not in _WEBARENA:
-            return Plan(error=f"There is no action {name[:40]!r}.")
+            return Plan(error=_unknown(name, _WEBARENA))
         if name not in _WEBARENA_FORMS:
             return self._made(name, [])
         if name == "type" and not action.endswith(("[0]", "[1]")):
@@ -315,7 +319,10 @@ class WebRLActions:
         """
         reading = _WEBRL.read(text)
         if reading.call is None:
-            return Plan(error=reading.error, thought=reading.thought)
+            error = reading.error
+            if error.startswith("No action found."):
+                error = 'No action found. Write one, e.g. do(action="Click", element="7")'
+            return Plan(error=error, thought=reading.thought)
         plan = self._made(reading.call.name, reading.call.arguments, view)
         return replace(plan, thought=reading.thought)
 
@@ -337,7 +344,7 @@ class WebRLActions:
 
     def _made(self, name: str, given: Mapping[str, Any], view: PageView | None) -> Plan:
         if name not in _WEBRL:
-            return Plan(error=f"There is no action {name[:40]!r}.")
+            return Plan(error=_unknown(name, _WEBRL))
         try:
             bound = _WEBRL[name].bind((), given)
         except ActionParseError as error:
