@@ -103,6 +103,16 @@ def _register_browsing() -> None:
         entry_point="agentgym.environments.web.webarena.environment:WebArenaEnv",
         max_episode_steps=30,
     )
+    _register(
+        id="agentgym/browsergym.openended-v0",
+        entry_point="agentgym.environments.web.browsergym_sites:BrowserGymOpenEnded",
+        max_episode_steps=30,
+    )
+    _register(
+        id="agentgym/browsergym.webarena-v0",
+        entry_point="agentgym.environments.web.browsergym_sites:BrowserGymWebArena",
+        max_episode_steps=30,
+    )
 
 
 def _register_textworld() -> None:

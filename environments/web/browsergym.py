@@ -21,7 +21,11 @@ from agentgym.actions import MAX_TEXT, ActionCall
 from agentgym.environments.web.actions import ALL_ACTIONS, perform, rest_mouse
 from agentgym.environments.web.axtree import fetch, flatten_axtree_to_str
 from agentgym.environments.web.browser import Browser
-from agentgym.environments.web.browsergym_actions import ACTIONS, HighLevelActionSet
+from agentgym.environments.web.browsergym_actions import (
+    ACTIONS,
+    DEFAULT_SUBSETS,
+    HighLevelActionSet,
+)
 from agentgym.environments.web.browsergym_errors import told
 from agentgym.environments.web.dialects import Plan
 from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
@@ -70,7 +74,10 @@ BROWSERGYM_TASKS: Final = tuple(
     if task not in ("button-delay", "chase-circle", "hover-shape", "moving-items", "simon-says")
 )
 """The tasks that BrowserGym has ids for."""
-_GREETING = "Hello! I carry out tasks on web pages. What shall I do?"
+WEBARENA_TASKS: Final = 812
+"""WebArena's tasks are numbered from 0."""
+GREETING: Final = "Hello! I carry out tasks on web pages. What shall I do?"
+"""The first message of a chat."""
 _GLOBALS = ("REWARD_GLOBAL", "RAW_REWARD_GLOBAL", "REWARD_REASON", "DONE_GLOBAL")
 _INFO = (*_GLOBALS, "EPISODE_ID", "TASK_READY")
 _NO_STATE = dict(zip(_INFO, (0, 0, None, False, 0, True), strict=True))
@@ -190,7 +197,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
             )
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ConfigError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        _check_others(browsergym)
+        check_others(browsergym)
         settings = dict(task_kwargs or {})
         self.max_time_ms = settings.pop("episode_max_time", EPISODE_MAX_TIME_MS)
         if settings:
@@ -201,14 +208,9 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         self.every_tag = tags_to_mark == "all"
         self.terminate_on_infeasible = terminate_on_infeasible
         self.delay_s = pre_observation_delay
-        if action_mapping == "subsets":
-            chosen = HighLevelActionSet(subsets or _DEFAULTS, multiaction=multiaction)
-            action_mapping = chosen.to_python_code
-        elif subsets is not None:
-            raise ConfigError("subsets and action_mapping are two ways to say the same; give one")
-        self.action_mapping = action_mapping
+        self.action_mapping = mapping_of(action_mapping, subsets, multiaction)
         self.size = (viewport["width"], viewport["height"]) if viewport else (WIDTH, HEIGHT)
-        self.observation_space = _space(self.observations, self.size)
+        self.observation_space = space_of(self.observations, _scaled_size(self.size))
         self.action_space = Unicode(sampler=self._sample)
         file = html_folder() / "miniwob" / f"{task}.html"
         self._url = file.as_uri()
@@ -248,7 +250,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         goal, info = self.page.run(self._start(self.page, page_seed))
         self.goal_object = ({"type": "text", "text": goal},)
         self.chat = Chat(lambda: self._elapsed_s)
-        self.chat.add_message("assistant", _GREETING)
+        self.chat.add_message("assistant", GREETING)
         self.chat.add_message("user", goal)
         self._running = True
         return self._observation(self._seen(self.page)), {"task_info": info}
@@ -275,7 +277,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         times["action_exec_stop"] = self._elapsed_s
         if match := re.match(r"TimeoutError: (?:\S+ )?Timeout ([0-9]+)ms exceeded\.", error):
             times["action_exec_timeout"] = float(match[1]) / 1000
-        self._last = (_printable(action), _printable(error))
+        self._last = (printable(action), printable(error))
         observed = self._seen(page)
         if page.left_for and not away:
             away = "invalid url, terminating task"
@@ -411,13 +413,7 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
 
     def _plan(self, action: str) -> Plan:
         """What the text asks for, once it has been mapped."""
-        if not isinstance(action, str):
-            return Plan(error=f"TypeError: an action is text, got {type(action).__name__}")
-        try:
-            code = self.action_mapping(action) if self.action_mapping else action
-        except Exception as error:  # the mapping may be anybody's; what it raises is told
-            return Plan(error=f"{type(error).__name__}: {error}")
-        return _EVERYTHING.plan(code)
+        return mapped_plan(action, self.action_mapping)
 
     def _sample(self, rng: np.random.Generator) -> str:
         """A click, if it is known on what."""
@@ -427,19 +423,6 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
 
     def _observation(self, observed: dict[str, Any]) -> dict[str, Any]:
         marked: Marked | None = observed["page"]
-        observation: dict[str, Any] = {
-            "chat_messages": tuple(dict(message) for message in self.chat.messages),
-            "goal": self.goal_object[0]["text"],
-            "goal_object": tuple(dict(part) for part in self.goal_object),
-            "open_pages_urls": (observed["url"],),
-            "open_pages_titles": (observed["title"],),
-            "active_page_index": np.asarray([0]),
-            "url": observed["url"],
-            "focused_element_bid": observed["focused"],
-            "last_action": self._last[0],
-            "last_action_error": self._last[1],
-            "elapsed_time": np.asarray([self._elapsed_s]),
-        }
         width, height = _scaled_size(self.size)
         heavy = {
             "screenshot": observed.get("screenshot", np.zeros((height, width, 3), np.uint8)),
@@ -447,11 +430,91 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
             "axtree_object": observed.get("tree") or {"nodes": []},
             "extra_element_properties": marked.properties if marked else {},
         }
-        return observation | {name: heavy[name] for name in HEAVY if name in self.observations}
+        return observation_of(
+            self.chat.messages,
+            self.goal_object,
+            [(observed["url"], observed["title"])],
+            0,
+            observed["focused"],
+            self._last,
+            self._elapsed_s,
+            {name: heavy[name] for name in HEAVY if name in self.observations},
+        )
+
+
+Mapped = Callable[[str], str]
+
+
+def mapping_of(
+    mapping: Mapped | Literal["subsets"] | None,
+    subsets: str | Sequence[str] | None,
+    multiaction: bool,
+) -> Mapped | None:
+    """What checks actions before they are read.
+
+    Raises:
+        ConfigError: both a mapping and subsets are given.
+    """
+    if mapping == "subsets":
+        return HighLevelActionSet(
+            subsets or DEFAULT_SUBSETS, multiaction=multiaction
+        ).to_python_code
+    if subsets is not None:
+        raise ConfigError("subsets and action_mapping are two ways to say the same; give one")
+    return mapping
+
+
+def mapped_plan(action: object, mapping: Mapped | None) -> Plan:
+    """What an action asks for, once it has been mapped. Never raises."""
+    if not isinstance(action, str):
+        return Plan(error=f"TypeError: an action is text, got {type(action).__name__}")
+    try:
+        code = mapping(action) if mapping else action
+    except Exception as error:  # the mapping may be anybody's; what it raises is told
+        return Plan(error=f"{type(error).__name__}: {error}")
+    return _EVERYTHING.plan(code)
+
+
+def observation_of(
+    messages: Sequence[Mapping[str, Any]],
+    goal_object: Sequence[Mapping[str, Any]],
+    tabs: Sequence[tuple[str, str]],
+    active: int,
+    focused: str,
+    last: tuple[str, str],
+    elapsed_s: float,
+    heavy: Mapping[str, Any],
+) -> dict[str, Any]:
+    """BrowserGym's observation.
+
+    Args:
+        messages: of the chat.
+        goal_object: the goal's parts.
+        tabs: address and title of each.
+        active: which is the current one.
+        focused: bid of what has the focus.
+        last: the last action, and its error.
+        elapsed_s: seconds since the episode began.
+        heavy: those of `HEAVY` that are wanted.
+    """
+    texts = [part["text"] for part in goal_object if part["type"] == "text"]
+    return {
+        "chat_messages": tuple(dict(message) for message in messages),
+        "goal": "\n".join(texts),
+        "goal_object": tuple(dict(part) for part in goal_object),
+        "open_pages_urls": tuple(url for url, _ in tabs),
+        "open_pages_titles": tuple(title for _, title in tabs),
+        "active_page_index": np.asarray([active]),
+        "url": tabs[active][0],
+        "focused_element_bid": focused,
+        "last_action": last[0],
+        "last_action_error": last[1],
+        "elapsed_time": np.asarray([elapsed_s]),
+        **heavy,
+    }
 
 
 _EVERYTHING = HighLevelActionSet("custom", custom_actions=list(ACTIONS))
-_DEFAULTS = ("chat", "infeas", "bid", "nav", "tab")
 _COORDINATES = frozenset(("x", "y", "dx", "dy", "x1", "y1", "x2", "y2"))
 _IGNORED = (
     "slow_mo",
@@ -468,6 +531,8 @@ _OFF = ("wait_for_user_message", "resizeable_window", "record_video_dir", "use_r
 def register_aliases() -> None:
     """Register ``browsergym/miniwob.<task>`` for BrowserGym's tasks; may be called again.
 
+    Also ``browsergym/openended`` and ``browsergym/webarena.<number>``, see `browsergym_sites`.
+
     Raises:
         ConfigError: BrowserGym itself is installed, and the ids are its own.
     """
@@ -476,16 +541,21 @@ def register_aliases() -> None:
             "browsergym is installed, and browsergym/miniwob.* are its ids; "
             "use agentgym/browsergym.miniwob.<task>-v0, or uninstall browsergym"
         )
-    for task in BROWSERGYM_TASKS:
-        if f"browsergym/miniwob.{task}" not in gym.registry:
-            gym.register(
-                id=f"browsergym/miniwob.{task}",
-                entry_point="agentgym.environments.web.browsergym:BrowserGymMiniWob",
-                kwargs={"task": task},
-            )
+    here = "agentgym.environments.web.browsergym"
+    ids: dict[str, tuple[str, dict[str, Any]]] = {
+        f"miniwob.{task}": (f"{here}:BrowserGymMiniWob", {"task": task})
+        for task in BROWSERGYM_TASKS
+    }
+    ids["openended"] = (f"{here}_sites:BrowserGymOpenEnded", {})
+    for number in range(WEBARENA_TASKS):
+        ids[f"webarena.{number}"] = (f"{here}_sites:BrowserGymWebArena", {"task_id": number})
+    for name, (entry_point, arguments) in ids.items():
+        if f"browsergym/{name}" not in gym.registry:
+            gym.register(id=f"browsergym/{name}", entry_point=entry_point, kwargs=arguments)
 
 
-def _check_others(given: Mapping[str, Any]) -> None:
+def check_others(given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for arguments that BrowserGym does not have, or that cannot be had."""
     for name, value in given.items():
         if name not in (*_IGNORED, *_OFF):
             raise ConfigError(f"unknown argument {name!r}; see BrowserGymMiniWob")
@@ -517,7 +587,7 @@ def _is_left(page: Page) -> bool:
     return bool(page.left_for) and not page.failure
 
 
-def _printable(text: object) -> str:
+def printable(text: object) -> str:
     """The text as an observation can hold it: halves of characters become U+FFFD."""
     whole = str(text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return whole[-MAX_TEXT:]
@@ -547,8 +617,9 @@ class _Any(gym.Space[Any]):
         return hash(self.kind)
 
 
-def _space(observations: Collection[str], size: tuple[int, int]) -> gym.Space[dict[str, Any]]:
-    width, height = _scaled_size(size)
+def space_of(observations: Collection[str], size: tuple[int, int]) -> gym.Space[dict[str, Any]]:
+    """Of BrowserGym's observations, with pictures of this width and height."""
+    width, height = size
     texts = ("goal", "url", "focused_element_bid", "last_action", "last_action_error")
     tuples = ("chat_messages", "goal_object", "open_pages_urls", "open_pages_titles")
     spaces: dict[str, gym.Space[Any]] = {name: Unicode() for name in texts}

@@ -412,14 +412,7 @@ class BrowserGymFace(DialectFace):
         url, title = await shown.where()
         marked, tree = found or (None, {"nodes": []})
         properties = marked.properties if marked else {}
-        self.view = PageView(
-            tuple(
-                Element(bid, "element", "") for bid in properties if properties[bid]["clickable"]
-            ),
-            url,
-            title,
-            marked.focused if marked else "",
-        )
+        self.view = self.viewed(marked, url, title)
         focus = f"[{self.view.focused}]" if self.view.focused else ""
         lines = await head_lines(shown, self.style, self.view, focus)
         text = axtree.flatten_axtree_to_str(
@@ -432,6 +425,13 @@ class BrowserGymFace(DialectFace):
             filter_visible_only=bool(self.style.viewport_only),
         )
         return self.style.fitted(lambda limit: cut_lines("\n".join([*lines, "", text]), limit))
+
+    def viewed(self, marked: Marked | None, url: str, title: str) -> PageView:
+        """What can be clicked, as far as errors and `sample` need it."""
+        properties = marked.properties if marked else {}
+        shown = [bid for bid in properties if properties[bid]["clickable"]]
+        elements = tuple(Element(bid, "element", "") for bid in shown)
+        return PageView(elements, url, title, marked.focused if marked else "")
 
     def sample(self, rng: np.random.Generator, words: Sequence[str], start: str) -> str:
         """A click, or a scroll if nothing can be clicked."""

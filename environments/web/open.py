@@ -308,7 +308,7 @@ class OpenWebEnv(AgentEnv):
             raise EpisodeOverError("there is nothing to render; call reset() first")
         if self.render_mode == "ansi":
             return f"{self._visit.goal}\n{self._text}"
-        return self._fitting(self.session.run(self.session.photograph()))
+        return self.fitting(self.session.run(self.session.photograph()))
 
     def close(self) -> None:
         """End the session; may be called twice."""
@@ -351,7 +351,7 @@ class OpenWebEnv(AgentEnv):
             image = await session.photograph()
             if self.marks:
                 image = draw_marks(image, marks_of(self.view), texts=texts_of(self.view))
-            self._image = self._fitting(image)
+            self._image = self.fitting(image)
 
     def _check_home(self, session: Session) -> None:
         """Raise if the last action met a host that is there no more, and should be."""
@@ -361,7 +361,7 @@ class OpenWebEnv(AgentEnv):
         if origin(url) in self._visit.home and why.startswith(_DOWN):
             raise BrowserError(f"{origin(url)} cannot be reached any more: {why}")
 
-    def _fitting(self, image: ImageArray) -> ImageArray:
+    def fitting(self, image: ImageArray) -> ImageArray:
         """The picture in the space's size; a task may have a viewport of its own."""
         fitting = np.zeros((self.size[1], self.size[0], 3), dtype=np.uint8)
         height, width = min(self.size[1], image.shape[0]), min(self.size[0], image.shape[1])
