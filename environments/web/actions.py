@@ -250,8 +250,11 @@ async def _hover(hands: Hands, element: str) -> str:
 
 async def _type(hands: Hands, element: str, text: str) -> str:
     text = text[:MAX_TYPED]
-    state = await hands.ask("startTyping", element, text)
+    state = await hands.ask("startTyping", element, text, hands.page.timeless)
     if state == "done":
+        return ""
+    if state == "text":
+        await hands.page.session.send("Input.insertText", {"text": text})
         return ""
     if state:
         return hands.problem(element, state)

@@ -311,7 +311,8 @@ def browser_pss() -> float:
     """Bytes of memory of the browser's processes, shared pages by their share; 0 if unknown."""
     from agentgym.environments.web.browser import Browser
 
-    return sum(map(_pss, [Browser.shared().pid, *_below(Browser.shared().pid)]))
+    pid = Browser.shared(stepped=True).pid
+    return sum(map(_pss, [pid, *_below(pid)]))
 
 
 def _below(pid: int) -> list[int]:

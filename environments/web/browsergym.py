@@ -32,14 +32,13 @@ from agentgym.environments.web.inputs import INPUT_ACTIONS, Inputs
 from agentgym.environments.web.marks import overlay_som
 from agentgym.environments.web.markup import flatten_dom_to_str, prune_html
 from agentgym.environments.web.miniwob import (
-    CLOCK,
     HEIGHT,
     PAGE_SCRIPTS,
-    SLICE_MS,
     WIDTH,
+    advance,
     has_hover_styles,
     html_folder,
-    senses,
+    proceed,
 )
 from agentgym.environments.web.miniwob_tasks import TASKS
 from agentgym.environments.web.page import Page, image_of, script
@@ -320,10 +319,10 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
         await rest_mouse(page, width - 1, height - 1)
         await page.navigate(self._url)
         await page.evaluate(script("browsergym_page.js"))
-        utterance = await page.evaluate(
+        utterance = await page.evaluate_in_time(
             f"Math.seedrandom({page_seed}); core.EPISODE_MAX_TIME = {json.dumps(self.max_time_ms)};"
-            f"core.startEpisodeReal();"
-            f"{CLOCK}.settle({senses(page)}).then(() => core.getUtterance())"
+            f"core.startEpisodeReal(); [{advance(page, 0)}, core.getUtterance()]",
+            f"[{proceed(page)}, core.getUtterance()]",
         )
         state = await page.evaluate(_STATE)
         goal = utterance if isinstance(utterance, str) else str(utterance["utterance"])
@@ -341,8 +340,9 @@ class BrowserGymMiniWob(gym.Env[dict[str, Any], str]):
                 break
         state: list[Any] = list(_NO_STATE.values())
         if not page.left_for and not away:
-            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {senses(page)})"
-            state = await page.evaluate(f"{passing}.then(() => {_STATE})")
+            state = await page.evaluate_in_time(
+                f"[{advance(page, ms)}, {_STATE}]", f"[{proceed(page)}, {_STATE}]"
+            )
         self._elapsed_s += ms / 1000
         return error or plan.error, away, dict(zip(_INFO, state, strict=True))
 

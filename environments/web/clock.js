@@ -6,8 +6,6 @@
   const FRAME_MS = 16;
   const MAX_CALLS = 20000;
   const RealDate = Date;
-  const realFrame = window.requestAnimationFrame.bind(window);
-  const realTimeout = window.setTimeout.bind(window);
 
   let now = 0; // ms since EPOCH
   let nextId = 1;
@@ -87,40 +85,39 @@
     }
   }
 
-  // One real frame, after which the browser has done what it does on its own: hover after things
-  // moved under the mouse, scroll and resize events. With a fallback, should no frame come.
-  const frame = () =>
-    new Promise((done) => {
-      document.body?.getBoundingClientRect(); // layout first, or hover is only looked at next time
-      realTimeout(done, 250);
-      realFrame(() => realTimeout(done, 0));
-    });
-
-  // Let what has happened show: resolves to whether that took a frame. A frame is only waited for if
-  // somebody can tell: `hover` is whether there are styles for what is under the mouse, which is at
-  // `mouse`.
-  async function settle(hover, mouse) {
+  // Whether a frame would change something: the browser finds out what is under the resting mouse, and
+  // tells of scrolling, with its next one. `hover` is whether there are styles for what is under the
+  // mouse, which is at `mouse`.
+  function due(hover, mouse) {
     const listened = window[Symbol.for("agentgym.moving")];
-    const looks = hover || listened?.hover;
-    if (!listened?.scroll && !(looks && window[Symbol.for("agentgym.stale")](mouse))) return false;
-    await frame();
-    return true;
+    if (listened?.scroll) return true;
+    return Boolean((hover || listened?.hover) && window[Symbol.for("agentgym.stale")](mouse));
   }
 
-  // Let `ms` pass; animations may show after each `slice` of it. Resolves as `settle` does.
-  async function advance(ms, slice, hover, mouse) {
-    const end = now + ms;
-    let calls = 0;
-    let waited = false;
-    while (now < end) {
-      const until = Math.min(end, now + slice);
+  let goal = 0; // until when time passes,
+  let calls = 0; // what has run meanwhile,
+  let shown = true; // and whether the frame at its end was asked for
+
+  // Let `ms` pass; animations may show after each `slice` of it. Returns whether a frame must come
+  // now, after which `proceed` goes on.
+  function advance(ms, slice, hover, mouse) {
+    goal = now + ms;
+    calls = 0;
+    shown = false;
+    return proceed(slice, hover, mouse);
+  }
+  function proceed(slice, hover, mouse) {
+    while (now < goal) {
+      const until = Math.min(goal, now + slice);
       drew = false;
       let timer;
       while (calls++ < MAX_CALLS && (timer = first(until))) run(timer);
       now = until;
-      if (drew && now < end && (await settle(false, mouse))) waited = true;
+      if (drew && now < goal && due(false, mouse)) return true;
     }
-    return (await settle(hover, mouse)) || waited;
+    if (shown) return false;
+    shown = true;
+    return due(hover, mouse);
   }
   // Back to the start, once what is under way has come to its end.
   function rewind() {
@@ -133,6 +130,6 @@
   }
 
   Object.defineProperty(window, Symbol.for("agentgym"), {
-    value: Object.freeze({ advance, settle, rewind }),
+    value: Object.freeze({ advance, proceed, rewind }),
   });
 })();

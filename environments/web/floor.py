@@ -42,6 +42,7 @@ class RawCdp:
         self._runner = asyncio.Runner()
         self._playwright: Playwright
         self._chromium: Chromium
+        self._stepped: bool
         self._session: CDPSession
         self._moves: list[Move] = []
         self._runner.run(self._open())
@@ -69,7 +70,7 @@ class RawCdp:
         from playwright.async_api import async_playwright
 
         self._playwright = await async_playwright().start()
-        self._chromium = await engine.launch(self._playwright)
+        self._chromium, self._stepped = await engine.launch_stepped(self._playwright)
         context = await engine.new_context(self._chromium, (WIDTH, HEIGHT))
         page = await context.new_page()
         await page.goto((html_folder() / "miniwob" / f"{self.task}.html").as_uri())
@@ -107,11 +108,20 @@ class RawCdp:
         if self.images:
             from PIL import Image
 
-            options = {"format": "png", "optimizeForSpeed": True}
-            answer = await self._session.send("Page.captureScreenshot", options)
-            with Image.open(io.BytesIO(base64.b64decode(answer["data"]))) as picture:
+            with Image.open(io.BytesIO(base64.b64decode(await self._photograph()))) as picture:
                 picture.convert("RGB")
         return seen
+
+    async def _photograph(self) -> str:
+        options = {"format": "png", "optimizeForSpeed": True}
+        if not self._stepped:
+            return str((await self._session.send("Page.captureScreenshot", options))["data"])
+        frame = {"screenshot": options}
+        while "screenshotData" not in (
+            answer := await self._session.send("HeadlessExperimental.beginFrame", frame)
+        ):
+            pass  # the very first frame has nothing to show yet
+        return str(answer["screenshotData"])
 
     async def _evaluate(self, expression: str) -> Any:
         message = {"expression": expression, "returnByValue": True}

@@ -241,8 +241,11 @@ class Inputs:
         x, y = self.page.mouse or (width / 2, height / 2)
         event = {"type": "mouseWheel", "x": x, "y": y, "deltaX": _near(dx), "deltaY": _near(dy)}
         event["modifiers"] = self.modifiers
-        await self.page.session.send("Input.dispatchMouseEvent", event)
-        await self.page.ask("agentgym.frame()")  # scrolling is drawn with the next frame
+        turned = self.page.session.post("Input.dispatchMouseEvent", event)
+        while not turned.done():  # it is answered with a frame
+            await self.page.frame()
+        await turned
+        await self.page.frame()  # scrolling is drawn with the next one
         return ""
 
     async def _scroll_pages(self, pages: float) -> str:

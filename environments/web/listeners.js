@@ -8,15 +8,22 @@
     "pointerenter", "pointerleave", "pointerover", "pointerout",
   ]);
   const SCROLLING = new Set(["scroll", "scrollend", "resize"]);
+  // By which a page could tell keys from a text that is there at once.
+  const KEYS = new Set([
+    "keydown", "keypress", "keyup", "beforeinput", "input", "textInput", "select", "selectionchange",
+    "compositionstart", "compositionupdate", "compositionend",
+  ]);
   const heard = new WeakMap(); // element -> Map(type -> Set(listener))
   let known = []; // WeakRefs of the elements in `heard`
   const moving = { hover: false, scroll: false }; // who listens to what comes with the next frame
+  let keyed = false; // whether anything ever listened to keys
 
   const { addEventListener, removeEventListener, dispatchEvent } = EventTarget.prototype;
 
   function note(element, type, listener) {
     if (MOVING.has(type)) moving.hover = true;
     if (SCROLLING.has(type)) moving.scroll = true;
+    if (KEYS.has(type)) keyed = true;
     if (!listener || !MOUSE.has(type) || !(element instanceof Element)) return;
     let types = heard.get(element);
     if (!types) {
@@ -38,8 +45,8 @@
     forget(this, type, listener);
     return removeEventListener.call(this, type, listener, ...rest);
   };
-  for (const prototype of [HTMLElement.prototype, SVGElement.prototype, Document.prototype]) {
-    for (const type of [...MOUSE, ...MOVING, ...SCROLLING]) {
+  for (const prototype of [HTMLElement.prototype, SVGElement.prototype, Document.prototype, window]) {
+    for (const type of [...MOUSE, ...MOVING, ...SCROLLING, ...KEYS]) {
       const own = Object.getOwnPropertyDescriptor(prototype, `on${type}`);
       if (!own?.set) continue;
       Object.defineProperty(prototype, `on${type}`, {
@@ -67,6 +74,9 @@
         }
       }
     }
+  });
+  addEventListener.call(document, "agentgym:keys", () => {
+    if (!keyed) dispatchEvent.call(document, new Event("agentgym:unheard"));
   });
   Object.defineProperty(window, Symbol.for("agentgym.moving"), { get: () => moving });
 })();

@@ -56,11 +56,11 @@ _HIDE_OURS = """(() => {
   sheet.replaceSync(ours + "{ display: none !important }");
   document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
 })();"""
-CLOCK = 'window[Symbol.for("agentgym")]'
+_CLOCK = 'window[Symbol.for("agentgym")]'
 """What moves a page's time, see `clock.js`."""
 _RESTART = (
     "document.activeElement?.blur(); if (core.EP_TIMER !== null) core.endEpisode(0);"
-    f"{CLOCK}.rewind()"
+    f"{_CLOCK}.rewind()"
 )
 PAGE_SCRIPTS = ("hover.js", "clock.js", "listeners.js")
 """What runs before a page's own scripts."""
@@ -215,7 +215,7 @@ class MiniWobEnv(AgentEnv):
             self.close()
         if self._page is None:
             init = "".join(script(name) for name in PAGE_SCRIPTS)
-            self._page = Browser.shared().page(
+            self._page = Browser.shared(stepped=True).page(
                 size=(WIDTH, HEIGHT), init_script=init + _HIDE_OURS, offline=True
             )
             self._page.hover_styles = self._hover_styles
@@ -331,7 +331,8 @@ class MiniWobEnv(AgentEnv):
             page,
             f"{again} WOB_DATA_MODE = {json.dumps(self.data_mode)}; {limit}"
             f"Math.seedrandom({page_seed}); core.startEpisodeReal();"
-            f"{CLOCK}.settle({senses(page)}).then((waited) => [waited, core.getUtterance()])",
+            f"[{advance(page, 0)}, core.getUtterance()]",
+            f"[{proceed(page)}, core.getUtterance()]",
             look=f"agentgym.reset({json.dumps(_OURS)}), agentgym.look()",
         )
         return utterance if isinstance(utterance, str) else str(utterance["utterance"])
@@ -351,10 +352,9 @@ class MiniWobEnv(AgentEnv):
             if call.name == "wait":
                 ms = call.arguments["seconds"] * 1000
         if not page.left_for:
-            passing = f"{CLOCK}.advance({ms}, {SLICE_MS}, {senses(page)})"
             try:
                 state: list[Any] = await self._seen_after(
-                    page, f"{passing}.then((waited) => [waited, {_STATE}])"
+                    page, f"[{advance(page, ms)}, {_STATE}]", f"[{proceed(page)}, {_STATE}]"
                 )
             except BrowserError:
                 if not page.left_for:
@@ -379,14 +379,16 @@ class MiniWobEnv(AgentEnv):
             self._inputs = Inputs(page)
         return await self._inputs.perform(call, self.view)
 
-    async def _seen_after(self, page: Page, expression: str, look: str = "agentgym.look()") -> Any:
+    async def _seen_after(
+        self, page: Page, expression: str, again: str, look: str = "agentgym.look()"
+    ) -> Any:
         """Run a script and look; see `Page.evaluate_and_look`."""
         before = self._text
         if isinstance(self.face, OwnFace):
-            value, self.view = await page.evaluate_and_look(expression, look=look)
+            value, self.view = await page.evaluate_and_look(expression, again, look=look)
             self._text = await self.face.show(OnePage(page), self.view)
         else:
-            _, value = await page.evaluate(expression)
+            value = await page.evaluate_in_time(expression, again)
             self._text = await self.face.look(OnePage(page))
             self.view = self.face.view
         self._told = observation_text(before, self._text) if self.difference else self._text
@@ -466,9 +468,19 @@ def html_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "html"
 
 
-def senses(page: Page) -> str:
-    """What `CLOCK` must know of a page to see whether a frame would change it: its arguments."""
-    return f"{json.dumps(page.hover_styles)}, {json.dumps(page.mouse)}"
+def advance(page: Page, ms: float) -> str:
+    """An expression that lets time pass on a page: whether a frame must come, see `clock.js`."""
+    return f"{_CLOCK}.advance({ms}, {_senses(page)})"
+
+
+def proceed(page: Page) -> str:
+    """What goes on after such a frame."""
+    return f"{_CLOCK}.proceed({_senses(page)})"
+
+
+def _senses(page: Page) -> str:
+    """What the clock must know to see whether a frame would change the page."""
+    return f"{SLICE_MS}, {json.dumps(page.hover_styles)}, {json.dumps(page.mouse)}"
 
 
 @cache

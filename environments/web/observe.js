@@ -347,6 +347,19 @@
     return found;
   }
 
+  // Which of these events the page's own world answers another one with, see `pending.js`, `listeners.js`.
+  function answers(question, names) {
+    const found = new Set();
+    const collect = (event) => {
+      event.stopImmediatePropagation();
+      found.add(event.type);
+    };
+    for (const name of names) window.addEventListener(name, collect, true);
+    document.dispatchEvent(new Event(question));
+    for (const name of names) window.removeEventListener(name, collect, true);
+    return found;
+  }
+
   class Look {
     constructor(attributes) {
       this.attributes = attributes;
@@ -617,13 +630,29 @@
   const SET_ONLY = new Set(["date", "time", "month", "week", "datetime-local", "color", "range"]);
   const NOT_TYPED = new Set(["button", "submit", "reset", "image", "checkbox", "radio", "file", "hidden"]);
 
+  const WRITTEN = new Set(["text", "password", "search", "tel", "url"]);
+
   function changed(element) {
     element.dispatchEvent(new Event("input", { bubbles: true }));
     element.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
-  // Focus a field and select what it holds. "" if keys can follow, "done" if the value is set.
-  function startTyping(id, text) {
+  // Whether a text may come at once instead of by keys: nothing listens to those, and they would do
+  // nothing else.
+  function unheard(element, text) {
+    if (!isActiveElement(element)) return false; // the page put the focus elsewhere
+    if (element.localName !== "textarea" && !WRITTEN.has(element.type)) return false;
+    if (/[\p{C}]/u.test(text) || element.maxLength >= 0 || element.getRootNode() !== document) return false;
+    if (!answers("agentgym:keys", ["agentgym:unheard"]).size) return false;
+    for (let e = element; e; e = e.parentElement) {
+      for (const { name } of e.attributes) if (/^on(key|input|beforeinput|select|text|comp)/.test(name)) return false;
+    }
+    return true;
+  }
+
+  // Focus a field and select what it holds. "" if keys can follow, "text" if it may come at once, which
+  // is to be told if `quick`, "done" if the value is set.
+  function startTyping(id, text, quick) {
     const element = find(id);
     if (!element) return "gone";
     if (element.disabled) return "disabled";
@@ -646,7 +675,7 @@
     }
     if (field) element.select();
     else element.ownerDocument.getSelection().selectAllChildren(element);
-    return "";
+    return quick && text && field && unheard(element, text) ? "text" : "";
   }
 
   function choose(id, label) {
@@ -733,18 +762,7 @@
   const idle = () => scheduler.postTask(() => 0, { priority: "background" });
 
   // What the page waits for, as `pending.js` tells: names of events.
-  function pending() {
-    const found = new Set();
-    const names = ["agentgym:timers", "agentgym:frames"];
-    const collect = (event) => {
-      event.stopImmediatePropagation();
-      found.add(event.type);
-    };
-    for (const name of names) window.addEventListener(name, collect, true);
-    document.dispatchEvent(new Event("agentgym:pending"));
-    for (const name of names) window.removeEventListener(name, collect, true);
-    return found;
-  }
+  const pending = () => answers("agentgym:pending", ["agentgym:timers", "agentgym:frames"]);
 
   // Wait until the page no longer changes by itself, at most `limit` ms: twice in a row nothing may
   // have changed, with a frame in between if somebody can tell. "quiet", "changing" or "timers".
@@ -774,7 +792,7 @@
   }
 
   globalThis.agentgym = {
-    frame, rest, locate, reach,
+    frame, idle, rest, locate, reach,
     // As text: Chromium takes much longer to make JSON of an object.
     look: (attributes = true) => JSON.stringify(look(attributes)),
     startTyping, choose, scroll, selection, holdScroll, restoreScroll, find,

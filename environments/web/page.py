@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 2.0
+_FRAMES = 10  # the first one of a document has nothing to take a picture of yet
 _AWAITED = frozenset({"Image", "Font", "Stylesheet", "Script", "XHR", "Fetch"})
 
 
@@ -44,6 +45,8 @@ class Page:
 
     how = "agentgym.look()"
     """How it is looked at."""
+    timeless = True
+    """No time passes between the keys of a text, which may come at once if nothing hears them."""
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Page:
         self._world: int | None = None
         self._navigating = False
         self._loading: set[str] = set()  # requests on their way that will change the page
+        self._asked = 0  # such requests so far
         self._dragged: dict[str, Any] | None = None
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = loop.create_future()
@@ -190,23 +194,43 @@ class Page:
         """The value of an expression in our isolated world, where `observe.js` is `agentgym`."""
         return await self.evaluate(expression, world=await self._our_world())
 
-    async def evaluate_and_look(
-        self, expression: str, *, look: str = "agentgym.look()"
-    ) -> tuple[Any, PageView]:
-        """Like `evaluate`, then `look`, but asked at once.
+    async def evaluate_in_time(self, expression: str, again: str) -> Any:
+        """What an expression comes to once all frames that it asks for are drawn.
 
         Args:
-            expression: gives, in the page's own world, an array of whether it waited for a frame
-                (if not, it is done before the look), and of what is returned.
-            look: what to look by; it happens before the frame if there is one.
+            expression: gives, in the page's own world, an array of whether a frame is due and of
+                what is returned if none is.
+            again: the same, after each frame.
+        """
+        return await self._in_time(await self.evaluate(expression), again)
+
+    async def evaluate_and_look(
+        self, expression: str, again: str, *, look: str = "agentgym.look()"
+    ) -> tuple[Any, PageView]:
+        """Like `evaluate_in_time`, then `look`, but asked at once.
+
+        Args:
+            expression: see `evaluate_in_time`.
+            again: see there.
+            look: what to look by; it happens before the frames if there are any.
         """
         world = await self._our_world()
+        asked = self._asked
         first, second = self._ask(expression, None), self._ask(look, world)
         await asyncio.wait((first, second))
-        waited, value = _value(first.result())
-        if waited or self._loading or second.exception() is not None:
-            return value, await self.look()
-        return value, view_of(_value(second.result()))
+        due, value = _value(first.result())
+        if due:
+            value = await self._in_time((due, value), again)
+        elif second.exception() is None and not self._awaits(asked):
+            return value, view_of(_value(second.result()))
+        return value, await self.look()
+
+    async def _in_time(self, found: Sequence[Any], again: str) -> Any:
+        due, value = found
+        while due:
+            await self.frame()
+            due, value = await self.evaluate(again)
+        return value
 
     async def look(self) -> PageView:
         """The page as it is once what it has asked for is there, without its picture.
@@ -214,20 +238,37 @@ class Page:
         Looking lays the page out, which is what makes it ask for pictures; those are waited for, up
         to `SETTLE_TIMEOUT_S`.
         """
+        asked = self._asked
         raw = await self.ask(self.how)
-        if self._loading:
+        if self._awaits(asked):
             await self.settle()
             raw = await self.ask(self.how)
         return view_of(raw)
 
+    def _awaits(self, asked: int) -> bool:
+        """Whether something comes, or has just come and is not taken in, since so many requests."""
+        return bool(self._loading) or self._asked > asked
+
     async def settle(self) -> None:
         """Wait for a frame, and for what the page has asked for."""
-        await self.ask("agentgym.frame()")
+        asked = -1
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while self._loading and time.monotonic() < deadline:
-            await asyncio.sleep(0.002)
-            if not self._loading:
-                await self.ask("agentgym.frame()")  # what came may ask for more
+        await self.frame()
+        while self._awaits(asked) and time.monotonic() < deadline:
+            if self._loading:
+                await asyncio.sleep(0.002)
+                continue
+            asked = self._asked
+            await self.ask("agentgym.idle()")  # what came is taken in, and may ask for more
+            await self.frame()
+
+    async def frame(self) -> None:
+        """One frame, with which the page learns what is under the mouse and what was scrolled."""
+        if not self.browser.stepped:
+            await self.ask("agentgym.frame()")
+            return
+        await self.evaluate("document.body?.getBoundingClientRect(), 0")  # see observe.js
+        await self._draw({})
 
     async def point(self, *events: dict[str, Any]) -> None:
         """Mouse events, in order and as one burst."""
@@ -248,8 +289,18 @@ class Page:
     async def photograph(self) -> bytes:
         """The viewport as PNG."""
         options = {"format": "png", "optimizeForSpeed": True}
-        answer = await self.session.send("Page.captureScreenshot", options)
-        return base64.b64decode(answer["data"])
+        if not self.browser.stepped:
+            answer = await self.session.send("Page.captureScreenshot", options)
+            return base64.b64decode(answer["data"])
+        for _ in range(_FRAMES):
+            answer = await self._draw({"screenshot": options})
+            if "screenshotData" in answer:
+                return base64.b64decode(answer["screenshotData"])
+        raise BrowserError(f"the page drew no picture in {_FRAMES} frames")
+
+    async def _draw(self, options: dict[str, Any]) -> dict[str, Any]:
+        async with self.browser.drawing:
+            return await self.session.send("HeadlessExperimental.beginFrame", options)
 
     def _ask(self, expression: str, world: int | None) -> asyncio.Future[dict[str, Any]]:
         message = {"expression": expression, "returnByValue": True, "awaitPromise": True}
@@ -309,6 +360,7 @@ class Page:
 
     def _requested(self, event: dict[str, Any]) -> None:
         if event.get("type") in _AWAITED:
+            self._asked += 1
             self._loading.add(event["requestId"])
 
     def _arrived(self, event: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class Tab(Page):
     """A page that shares its context with other tabs. Its coroutines run on the browser's loop."""
 
     how = "agentgym.look(false)"  # raw attributes are for oracles
+    timeless = False
 
     def __init__(
         self,

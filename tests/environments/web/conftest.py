@@ -25,7 +25,7 @@ Serve = Callable[[Mapping[str, Route]], str]
 @pytest.fixture(scope="module")
 def _page() -> Iterator[Page]:
     init = "".join(map(script, PAGE_SCRIPTS))
-    page = Browser.shared().page(size=SIZE, init_script=init, offline=True)
+    page = Browser.shared(stepped=True).page(size=SIZE, init_script=init, offline=True)
     yield page
     page.close()
 

@@ -96,6 +96,81 @@ def test_typing_replaces_with_real_keys(page_of: PageOf) -> None:
     assert value(page, "f.value") == ""
 
 
+FIELDS = """<form><input id=f></form><textarea id=a>old</textarea>
+    <script>window.log = []; const note = e => log.push(e.type)</script>"""
+EARS = {
+    "listener": "document.addEventListener('keydown', note, true)",
+    "property": "f.oninput = a.oninput = note",
+    "window": "window.onkeyup = note",
+    "gone": "f.addEventListener('keypress', note); f.removeEventListener('keypress', note)",
+    "attribute": "for (const e of [f.parentNode, a]) e.setAttribute('onkeydown', 'note(event)')",
+}
+
+
+@browser
+@pytest.mark.parametrize("ear", [*EARS, ""])
+def test_keys_are_only_left_out_where_nobody_can_hear_them(
+    page_of: PageOf, ear: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_of(FIELDS)
+    value(page, f"{EARS.get(ear, '0')}, 0" if ear != "gone" else f"{{{EARS[ear]}}}")
+    sent: list[str] = []
+    post = page.session.post
+
+    def noted(method: str, params: dict[str, Any] | None = None) -> Any:
+        sent.append(method)
+        return post(method, params)
+
+    monkeypatch.setattr(page.session, "post", noted)
+    monkeypatch.setattr(page.session, "send", noted)
+    assert do(page, "type", "1", "Jo é 漢") == ""
+    assert do(page, "type", "2", "new") == ""
+    assert value(page, "[f.value, a.value, document.activeElement.id]") == ["Jo é 漢", "new", "a"]
+    keys = sent.count("Input.dispatchKeyEvent")
+    assert keys == (0 if ear == "" else 2 * 9)
+    assert sent.count("Input.insertText") == (2 if ear == "" else 0)
+    assert bool(value(page, "log.length")) == (ear not in ("", "gone"))
+
+
+@browser
+@pytest.mark.parametrize(
+    ("field", "text", "after"),
+    [
+        ("<input maxlength=3>", "abcde", "abc"),
+        ("<input type=email>", "a@b", "a@b"),
+        ("<textarea></textarea>", "a\nb", "a\nb"),
+        ("<input>", "x\n", "x"),
+    ],
+)
+def test_keys_that_may_do_more_are_pressed(
+    page_of: PageOf, field: str, text: str, after: str
+) -> None:
+    page = page_of(f"<form onsubmit='window.sent = 1; return false'>{field}</form>")
+    assert do(page, "type", "1", text) == ""
+    assert value(page, "document.querySelector('input, textarea').value") == after
+    assert value(page, "window.sent || 0") == int(text == "x\n")
+
+
+@browser
+def test_a_text_goes_where_keys_would_go(page_of: PageOf) -> None:
+    page = page_of("<input id=f onfocus='this.blur()'><input id=g onfocus='f.focus()'><input id=h>")
+    for number in ("1", "2", "3"):
+        assert do(page, "type", number, "x") == ""
+    assert value(page, "[f.value, g.value, h.value]") == ["", "", "x"]
+
+
+@browser
+def test_a_text_at_once_is_the_users(page_of: PageOf) -> None:
+    page = page_of("<input id=f value=old onchange='window.changed = f.value'><button>b</button>")
+    assert do(page, "type", "1", "new") == ""
+    assert value(page, "window.changed || 0") == 0
+    assert do(page, "click", "2") == ""
+    assert value(page, "window.changed") == "new"
+    assert do(page, "type", "1", "again") == ""
+    assert do(page, "press", "Control+z") == ""
+    assert value(page, "f.value") == "new"
+
+
 @browser
 def test_typing_where_there_is_no_text_is_told(page_of: PageOf) -> None:
     page = page_of("<button>b</button><input readonly><input type=date><textarea></textarea>")

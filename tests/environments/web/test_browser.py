@@ -172,6 +172,23 @@ def test_no_chromium_is_left_behind(how: str) -> None:
     assert not chromium.is_running() or chromium.status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_chromium_that_cannot_be_stepped_draws_when_it_wants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def cannot(chromium: object) -> bool:
+        return False
+
+    monkeypatch.setattr(browser_module, "_can_be_stepped", cannot)
+    browser = Browser(stepped=True)
+    try:
+        page = browser.page(size=SIZE, offline=True)
+        assert not browser.stepped
+        page.run(page.frame())
+        assert page.run(page.photograph()).startswith(b"\x89PNG")
+    finally:
+        browser.close()
+
+
 def test_a_wrong_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTGYM_CHROMIUM", "/no/such/chromium")
     with pytest.raises(MissingDependencyError, match="AGENTGYM_CHROMIUM is '/no/such/chromium'"):

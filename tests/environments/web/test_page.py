@@ -1,3 +1,4 @@
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from agentgym.actions import ActionCall
 from agentgym.environments.web.actions import perform
+from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.page import Page, image_of
 from agentgym.environments.web.text import line
 from agentgym.environments.web.view import PageView
@@ -180,6 +182,55 @@ def test_time_stands_still_until_it_is_advanced(page_of: PageOf) -> None:
         ["interval", 800],
     ]
     assert page.run(page.evaluate("window.frames_")) == 1000 // 16
+
+
+HOVERED = """<style>p { margin: 0 } p:hover { color: red }</style><p id=p>P</p>
+    <script>p.addEventListener("mouseover", () => { window.over = true; })</script>"""
+
+
+def test_a_page_draws_when_it_is_told_to(page_of: PageOf) -> None:
+    page = page_of(HOVERED + "<div id=d style='width: 50px; height: 50px'></div>")
+    assert page.browser.stepped
+    page.run(page.point({"type": "mouseMoved", "x": 10, "y": 10, "button": "none"}))
+    before = page.run(page.photograph())
+    assert page.run(page.photograph()) == before
+    page.run(page.evaluate("d.style.background = 'lime', 0"))
+    after = page.run(page.photograph())
+    assert after != before, "a picture shows what came before it"
+    # What is under the resting mouse is found out with a frame, and not before.
+    state = "[window.over || false, document.querySelector('p:hover') !== null]"
+    page.run(
+        page.evaluate(
+            "p.style.cssText = 'position: absolute; left: 5px; top: 60px', over = false, 0"
+        )
+    )
+    page.run(page.frame())
+    assert page.run(page.evaluate(state)) == [False, False]
+    page.run(page.evaluate("p.style.top = '0px', 0"))
+    time.sleep(0.1)
+    assert page.run(page.evaluate(state)) == [False, False]
+    page.run(page.frame())
+    assert page.run(page.evaluate(state)) == [True, True]
+
+
+def test_frames_of_many_pages_at_once_do_not_disturb_each_other() -> None:
+    browser = Browser.shared(stepped=True)
+    pages = [browser.page(size=(60, 40), offline=True) for _ in range(5)]
+    hues = ["red", "lime", "blue", "black", "white"]
+
+    async def shot(page: Page, hue: str) -> bytes:
+        await page.evaluate(f"document.body.style.background = '{hue}', 0")
+        return await page.photograph()
+
+    async def at_once() -> list[bytes]:
+        return await asyncio.gather(*map(shot, pages, hues))
+
+    for _ in range(3):
+        pictures = browser.run(at_once(), 30)
+        middles = [tuple(image_of(png, (60, 40))[20, 30]) for png in pictures]
+        assert middles == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)]
+    for page in pages:
+        page.close()
 
 
 def test_dates_still_behave_like_dates(page_of: PageOf) -> None:

@@ -117,9 +117,11 @@ def usage() -> dict[str, float]:
 
 @pytest.fixture
 def quiet_start() -> Iterator[None]:
-    Browser.shared().close()
+    for stepped in (False, True):
+        Browser.shared(stepped=stepped).close()
     yield
-    Browser.shared().close()
+    for stepped in (False, True):
+        Browser.shared(stepped=stepped).close()
 
 
 @pytest.mark.soak
@@ -169,7 +171,8 @@ def watched(plan: Plan) -> list[dict[str, float]]:
     while (passed := time.monotonic() - start) < plan.seconds:
         if passed > plan.seconds * (killed + 1) / (plan.kills + 1):
             killed += 1
-            Browser.shared().kill()
+            for stepped in (False, True):
+                Browser.shared(stepped=stepped).kill()
         seen.append(usage())
         time.sleep(plan.seconds / SAMPLES)
     assert killed == plan.kills
@@ -178,19 +181,21 @@ def watched(plan: Plan) -> list[dict[str, float]]:
 
 def nothing_is_left(before: dict[str, float], seen: list[dict[str, float]]) -> None:
     """Compare the second quarter of the time with the last one, and the end with the beginning."""
-    browser = Browser.shared()
-    chromium = browser._chromium
-    assert chromium is not None
-    deadline = time.monotonic() + 30
-    while chromium.contexts and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert chromium.contexts == []
+    browsers = [Browser.shared(stepped=stepped) for stepped in (False, True)]
+    for browser in browsers:
+        chromium = browser._chromium
+        assert chromium is not None
+        deadline = time.monotonic() + 30
+        while chromium.contexts and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert chromium.contexts == []
     quarter = len(seen) // 4
     for name, most in (("memory", 60), ("driver", 120), ("handles", 12), ("threads", 4)):
         early = statistics.median(each[name] for each in seen[quarter : 2 * quarter])
         late = statistics.median(each[name] for each in seen[-quarter:])
         assert late - early <= most, (name, early, late)
-    browser.close()
+    for browser in browsers:
+        browser.close()
     deadline = time.monotonic() + 30
     while left := processes(os.getpid()):
         if all("python" in name for name, _, _ in left.values()) or time.monotonic() > deadline:
