@@ -4,11 +4,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from agentgym.actions import ActionCall
 from agentgym.environments.web import session, tab
 from agentgym.environments.web.browser import Browser
+from agentgym.environments.web.browsergym import register_aliases
 from agentgym.environments.web.guard import Guard
 from agentgym.environments.web.miniwob import PAGE_SCRIPTS
 from agentgym.environments.web.page import Page, script
@@ -151,3 +153,12 @@ def surf(patient: None) -> Iterator[Callable[..., Surfer]]:
     yield start
     for surfer in surfers:
         surfer.session.close()
+
+
+@pytest.fixture
+def aliases() -> Iterator[None]:
+    """BrowserGym's own ids, as long as the test runs."""
+    register_aliases()
+    yield
+    for name in [name for name in gym.registry if name.startswith("browsergym/")]:
+        del gym.registry[name]

@@ -457,14 +457,6 @@ def test_other_viewports_and_pictures(make: Make) -> None:
 # ---- BrowserGym's name --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def aliases() -> Iterator[None]:
-    register_aliases()
-    yield
-    for name in [name for name in gym.registry if name.startswith("browsergym/")]:
-        del gym.registry[name]
-
-
 def test_an_agent_of_browsergyms_runs_with_another_import(aliases: None) -> None:
     # Written as for BrowserGym; there the names come from browsergym.core and browsergym.utils.
     actions = HighLevelActionSet(["bid", "chat"], multiaction=False)

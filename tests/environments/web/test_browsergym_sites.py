@@ -10,7 +10,7 @@ import pytest
 
 import agentgym  # noqa: F401  (registers the ids)
 from agentgym.environments.web.axtree import flatten_axtree_to_str
-from agentgym.environments.web.browsergym import HighLevelActionSet, register_aliases
+from agentgym.environments.web.browsergym import HighLevelActionSet
 from agentgym.environments.web.browsergym_sites import BrowserGymOpenEnded, BrowserGymWebArena
 from agentgym.environments.web.marks import overlay_som
 from agentgym.environments.web.markup import flatten_dom_to_str
@@ -183,8 +183,7 @@ def test_a_task_file_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         BrowserGymWebArena(task_id=0)
 
 
-def test_browsergyms_own_ids(task_file: Path) -> None:
-    register_aliases()
+def test_browsergyms_own_ids(aliases: None, task_file: Path) -> None:
     assert gym.registry["browsergym/webarena.811"].kwargs == {"task_id": 811}
     env = gym.make(
         "browsergym/openended",

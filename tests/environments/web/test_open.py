@@ -2,6 +2,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -194,6 +195,46 @@ def test_inside_a_running_event_loop(serve: Serve, make: Make) -> None:
         return str(env.step('click("1")')[0]["text"])
 
     assert 'text "Bee"' in asyncio.run(main())
+
+
+def shelf(handler: BaseHTTPRequestHandler) -> None:
+    """Remembers what each visitor has put there, by cookie."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/html")
+    put = handler.path.partition("?")[2]
+    kept = handler.headers.get("Cookie", "").removeprefix("shelf=")
+    if put:
+        kept = f"{kept}-{put}".strip("-")
+        handler.send_header("Set-Cookie", f"shelf={kept}")
+    handler.end_headers()
+    handler.wfile.write(
+        f"""<p>Shelf:{kept}.</p><p id=p></p><script>
+        localStorage.all = (localStorage.all ?? "") + "{put}";
+        p.textContent = "Local:" + localStorage.all + "."</script>""".encode()
+    )
+
+
+@pytest.mark.browser
+def test_many_episodes_at_once_do_not_meet(serve: Serve, make: Make) -> None:
+    home = serve({"/": shelf})
+    envs = [make(start_url=home, goal="Fill your shelf.") for _ in range(8)]
+
+    def play(number: int) -> set[str]:
+        seen = set()
+        for episode in range(2):
+            envs[number].reset(seed=0)
+            for thing in "xyz":
+                envs[number].step(f'goto("{home}/?{number}{episode}{thing}")')
+            text = envs[number].step("wait(0)")[0]["text"]
+            own = [f"{number}{episode}{thing}" for thing in "xyz"]
+            assert f"Shelf:{'-'.join(own)}." in text
+            assert f"Local:{''.join(own)}." in text
+            seen.add(text)
+        return seen
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = [text for seen in pool.map(play, range(8)) for text in seen]
+    assert len(set(texts)) == 16
 
 
 @pytest.mark.browser
