@@ -50,11 +50,15 @@ class Spares(Generic[S]):
         """One of this kind, made now if none waits; `left` tells when it is no longer used."""
         self._used[kind] += 1
         try:
-            for each in [each for each in self._waiting if each[0] == kind]:
-                self._waiting.remove(each)
-                if await each[1].usable():
-                    return each[1]
-                each[1].discard()
+            while (spare := self._next(kind)) is not None:
+                usable = False
+                try:
+                    usable = await spare.usable()
+                finally:
+                    if not usable:
+                        spare.discard()
+                if usable:
+                    return spare
             return await make()
         except BaseException:
             self.left(kind)
@@ -91,6 +95,14 @@ class Spares(Generic[S]):
             asyncio.get_running_loop().call_later(KEEP_S, self._expire, spare)
             if len(self._waiting) > MAX_SPARES:
                 self._expire(self._waiting[0][1])
+
+    def _next(self, kind: Hashable) -> S | None:
+        """The oldest of a kind, which is nobody else's from now on."""
+        for each in self._waiting:
+            if each[0] == kind:
+                self._waiting.remove(each)
+                return each[1]
+        return None
 
     def _expire(self, spare: S) -> None:
         for each in self._waiting:

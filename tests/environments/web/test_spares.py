@@ -23,6 +23,7 @@ class Thing:
         self.discarded = 0
 
     async def usable(self) -> bool:
+        await asyncio.sleep(0.01)  # a page answers later, and others come meanwhile
         return self.works
 
     def discard(self) -> None:
@@ -105,6 +106,28 @@ def test_a_spare_that_fails_costs_nothing() -> None:
         shelf.spares.fill("z", shelf.maker("z"))  # what was not taken is not in use
         await shelf.filled()
         assert all(thing.name[0] != "z" for thing in shelf.made)
+
+    asyncio.run(main())
+
+
+def test_takers_at_once_get_different_ones() -> None:
+    async def main() -> None:
+        shelf = Shelf()
+        for _ in range(3):
+            await shelf.take("a")
+        assert len(shelf.spares) == 3
+        shelf.made[4].works = False
+        taken = await asyncio.gather(*(shelf.spares.take("a", shelf.maker("a")) for _ in range(5)))
+        assert len({each.name for each in taken}) == 5
+        assert all(each.works and not each.discarded for each in taken)
+        shelf.spares.fill("a", shelf.maker("a"))
+        await shelf.filled()
+        made = len(shelf.made)
+        late = asyncio.ensure_future(shelf.spares.take("a", shelf.maker("a")))
+        await asyncio.sleep(0)
+        late.cancel()  # whoever waits no longer leaves none behind
+        await asyncio.wait([late])
+        assert sum(each.discarded for each in shelf.made[:made]) == 2
 
     asyncio.run(main())
 
