@@ -36,7 +36,8 @@ _NOTE = (
     "BrowserGym and Farama's MiniWoB++ run by their own interpreters with their own defaults, "
     "'no sleeps' is pre_observation_delay=0 and slow_mo=0; their observations hold a screenshot. "
     "Open pages come from a server of this process. Environments at once: a thread each, three "
-    "steps and a reset an episode; steps/s in all include the resets."
+    "steps and a reset an episode; steps/s in all include the resets, and looks/s count them: each "
+    "of both ends with an observation."
 )
 _SETTINGS: Mapping[str, tuple[Package, Mapping[str, Any]]] = {
     "BrowserGym": ("browsergym", {}),
@@ -82,6 +83,7 @@ def web(options: BenchmarkOptions) -> Benchmark:
             "steps_per_s": partial(_rate, "step"),
             "resets_per_s": partial(_rate, "reset"),
             "all_steps_per_s": lambda m: m.counts["steps"] / m.seconds,
+            "looks_per_s": lambda m: (m.counts["steps"] + m.counts["resets"]) / m.seconds,
         },
         columns={
             "case": "what",
@@ -95,6 +97,7 @@ def web(options: BenchmarkOptions) -> Benchmark:
             "reset_p95_ms": "p95 ms",
             "all_steps_per_s": "steps/s in all",
             "all_steps_per_s_ratio": "x",
+            "looks_per_s": "looks/s",
         },
         note=_NOTE,
         settings=settings,

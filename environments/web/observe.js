@@ -293,29 +293,34 @@
     left: Math.max(a.left, b.left), top: Math.max(a.top, b.top),
     right: Math.min(a.right, b.right), bottom: Math.min(a.bottom, b.bottom),
   });
-  const overlaps = (a, b) =>
-    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-  // Lines have no width or height of their own, yet can be seen.
-  const solid = (r) => ({
-    left: r.left, top: r.top, right: Math.max(r.right, r.left + 1), bottom: Math.max(r.bottom, r.top + 1),
-  });
+  // Whether some of a rectangle is inside another one. Lines have no width or height of their own, yet
+  // can be seen: `least` is what a side has at least. (Without objects: it is asked for every element.)
+  function overlaps(a, b, least) {
+    const { left, top } = a;
+    return (
+      left < b.right && b.left < Math.max(a.right, left + least) &&
+      top < b.bottom && b.top < Math.max(a.bottom, top + least)
+    );
+  }
 
   let scrolled = { x: 0, y: 0 }; // how far the page is, as of the look
 
   // Whether any of it can be seen, possibly after scrolling.
   function canShow(rect, space) {
     if (rect.width === 0 && rect.height === 0) return false;
-    const r = solid(rect);
-    if (!overlaps(r, space.cut)) return false;
+    if (!overlaps(rect, space.cut, 1)) return false;
     // Left of or above the page's start nobody can scroll: where pages hide things.
-    return space.inner || (r.right + scrolled.x > 0 && r.bottom + scrolled.y > 0);
+    return space.inner || (
+      Math.max(rect.right, rect.left + 1) + scrolled.x > 0 &&
+      Math.max(rect.bottom, rect.top + 1) + scrolled.y > 0
+    );
   }
 
   // What an element cuts off its content: for good (`cut`) or until scrolled (`port`).
-  function clipped(space, element, style) {
+  function clipped(space, element, style, position) {
     const page = element.ownerDocument;
     if (element === page.body || element === page.documentElement) return space;
-    const positioned = style.position !== "static";
+    const positioned = position !== "static";
     const open = style.overflowX === "visible" && style.overflowY === "visible";
     if (open && (!positioned || (space.absCut === space.cut && space.absPort === space.port))) return space;
     const over = style.overflow;
@@ -391,16 +396,20 @@
       const name = squash(text.parts.join("")).replace(/^[|\s]+|[|\s]+$/g, "");
       if (name) {
         const b = text.box;
-        const box = [b.left + this.left, b.top + this.top, b.right - b.left, b.bottom - b.top].map(round);
+        const box = [
+          round(b.left + this.left), round(b.top + this.top), round(b.right - b.left), round(b.bottom - b.top),
+        ];
         this.out.push(["", "text", name, "", "#text", text.depth, text.states, [], box, []]);
       }
     }
 
     add(element, tag, role, name, depth, rect, space) {
       const states = statesOf(element, tag);
-      if (!overlaps(solid(rect), space.port)) states.push("offscreen");
+      if (!overlaps(rect, space.port, 1)) states.push("offscreen");
       const options = tag === "select" ? [...element.options].map((o) => squash(o.label)) : [];
-      const box = [rect.x + this.left, rect.y + this.top, rect.width, rect.height].map(round);
+      const box = [
+        round(rect.x + this.left), round(rect.y + this.top), round(rect.width), round(rect.height),
+      ];
       const line = [
         element, role || "clickable", name, valueOf(element, tag), tag, depth, states, options,
         box, this.attributes ? attributesOf(element) : [],
@@ -418,7 +427,7 @@
         owner.parts.push(data);
         return;
       }
-      const states = overlaps(rect, space.port) ? [] : ["offscreen"];
+      const states = overlaps(rect, space.port, 0) ? [] : ["offscreen"];
       const box = { left: rect.left, top: rect.top, right: rect.right, bottom: rect.bottom };
       if (!this.text) this.text = { parts: [], box, depth, states };
       this.text.parts.push(data);
@@ -430,17 +439,20 @@
     }
 
     // `owner` gathers the text inside an element that can be acted on: it is its name.
+    // Computed styles are what a look takes longest for: each is asked for once, and only if it matters.
     walk(element, depth, parentStyle, space, owner) {
       const tag = element.localName;
       if (SKIPPED.has(tag) || this.out.length >= MAX_ELEMENTS) return;
       if (hidden && element.matches(hidden)) return;
       const style = getComputedStyle(element);
-      if (style.display === "none") return;
+      const { display } = style;
+      if (display === "none") return;
       if (style.opacity === "0" && !isField(tag)) return;
-      if (style.position === "absolute") space = { ...space, cut: space.absCut, port: space.absPort };
-      if (style.position === "fixed") space = viewSpace(space.frame);
-      const inline = style.display.startsWith("inline") || style.display === "contents";
-      const cell = style.display === "table-cell";
+      const { position } = style;
+      if (position === "absolute") space = { ...space, cut: space.absCut, port: space.absPort };
+      if (position === "fixed") space = viewSpace(space.frame);
+      const inline = display.startsWith("inline") || display === "contents";
+      const cell = display === "table-cell";
       if (!inline && !cell && !owner) this.flush();
       if (cell && this.text) this.text.parts.push(" | ");
       if (tag === "br") (owner ? owner.parts : this.text?.parts)?.push(" ");
@@ -450,8 +462,9 @@
       const shape = SHAPES.has(tag) && element.namespaceURI === SVG;
       if (shape && owner) return; // part of an icon
       const role = roleOf(element, tag);
+      const visible = style.visibility === "visible";
       if (
-        style.visibility === "visible" &&
+        visible &&
         (shape ? style.pointerEvents !== "none"
           : isActive(element, tag, role, style, parentStyle, this.listening, this.dragged))
       ) {
@@ -484,7 +497,10 @@
       }
       const mark = this.out.length;
       if (element.shadowRoot) this.enter(element.shadowRoot);
-      this.children(element, tag, line ? depth + 1 : depth, style, clipped(space, element, style), inner);
+      // Text that is a name all by itself is taken wherever it is.
+      const bare = !element.firstElementChild && !element.shadowRoot && tag !== "slot";
+      if (!bare || inner?.of !== element) space = clipped(space, element, style, position);
+      this.children(element, tag, line ? depth + 1 : depth, style, visible, space, inner);
       if (line) this.name(line, element, style, inner, mark);
       if (!inline && !cell && !owner) this.flush();
     }
@@ -534,25 +550,27 @@
       [this.left, this.top, this.listening] = before;
     }
 
-    children(element, tag, depth, style, space, owner) {
+    children(element, tag, depth, style, visible, space, owner) {
       if (this.level >= MAX_LEVELS) return;
       this.level++;
       if (element.shadowRoot || tag === "slot") {
-        for (const child of drawn(element, tag)) this.child(child, depth, style, space, owner);
+        for (const child of drawn(element, tag)) this.child(child, depth, style, visible, space, owner);
       } else {
         for (let child = element.firstChild; child; child = child.nextSibling) {
-          this.child(child, depth, style, space, owner);
+          this.child(child, depth, style, visible, space, owner);
         }
       }
       this.level--;
     }
 
-    child(child, depth, style, space, owner) {
-      if (child.nodeType === 1) this.walk(child, depth, style, space, owner);
-      else if (child.nodeType === 3) {
-        if (!child.data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
-        else if (owner && owner.of === child.parentNode) owner.parts.push(child.data);
-        else if (style.visibility === "visible") this.addText(child, owner, depth, space);
+    child(child, depth, style, visible, space, owner) {
+      const kind = child.nodeType;
+      if (kind === 1) this.walk(child, depth, style, space, owner);
+      else if (kind === 3) {
+        const { data } = child;
+        if (!data.trim()) (owner ? owner.parts : this.text?.parts)?.push(" ");
+        else if (owner && owner.of === child.parentNode) owner.parts.push(data);
+        else if (visible) this.addText(child, owner, depth, space);
       }
     }
   }

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import gc
 import inspect
 import io
 import json
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -400,23 +402,41 @@ def _value(answer: dict[str, Any]) -> Any:
 
 def view_of(text: str) -> PageView:
     """The records for what `agentgym.look()` returned."""
-    raw = json.loads(text)
-    elements = tuple(
-        Element(
-            id,
-            role,
-            name,
-            value,
-            tag,
-            depth,
-            tuple(states) if states else (),
-            tuple(options) if options else (),
-            tuple(box),
-            tuple(map(tuple, attributes)) if attributes else (),
+    with _uncollected():
+        raw = json.loads(text)
+        elements = tuple(
+            Element(
+                id,
+                role,
+                name,
+                value,
+                tag,
+                depth,
+                tuple(states) if states else (),
+                tuple(options) if options else (),
+                tuple(box),
+                tuple(map(tuple, attributes)) if attributes else (),
+            )
+            for id, role, name, value, tag, depth, states, options, box, attributes in raw.pop(
+                "elements"
+            )
         )
-        for id, role, name, value, tag, depth, states, options, box, attributes in raw["elements"]
-    )
     return PageView(elements, raw["url"], raw["title"], raw["focused"])
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for cycles, for what makes very many objects and no cycle.
+
+    It would run dozens of times over them and over all that the process holds besides.
+    """
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.enable()
 
 
 def image_of(png: bytes, size: tuple[int, int]) -> ImageArray:

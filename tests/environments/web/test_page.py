@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +11,9 @@ import pytest
 from agentgym.actions import ActionCall
 from agentgym.environments.web.actions import perform
 from agentgym.environments.web.browser import Browser
-from agentgym.environments.web.page import Page, image_of
+from agentgym.environments.web.page import Page, image_of, view_of
 from agentgym.environments.web.text import line
-from agentgym.environments.web.view import PageView
+from agentgym.environments.web.view import Element, PageView
 from agentgym.errors import BrowserError
 
 pytestmark = pytest.mark.browser
@@ -231,6 +233,27 @@ def test_frames_of_many_pages_at_once_do_not_disturb_each_other() -> None:
         assert middles == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)]
     for page in pages:
         page.close()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_view_leaves_the_collector_as_it_was(enabled: bool) -> None:
+    before = gc.isenabled()
+    line = ["1", "button", "Ok", "", "button", 0, ["focused"], [], [0, 1.5, 2, 3], [["id", "b"]]]
+    text = json.dumps({"elements": [line], "url": "u", "title": "t", "focused": "1"})
+    try:
+        gc.enable() if enabled else gc.disable()
+        view = view_of(text)
+        with pytest.raises(ValueError, match="Expecting"):
+            view_of("{")
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable() if before else gc.disable()
+    attributes = (("id", "b"),)
+    states, box = ("focused",), (0, 1.5, 2, 3)
+    assert view.elements == (
+        Element("1", "button", "Ok", "", "button", 0, states, (), box, attributes),
+    )
+    assert (view.url, view.title, view.focused) == ("u", "t", "1")
 
 
 def test_dates_still_behave_like_dates(page_of: PageOf) -> None:
