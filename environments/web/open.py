@@ -342,13 +342,12 @@ class OpenWebEnv(AgentEnv):
         return plan.error, settled, None
 
     async def _look(self, session: Session) -> None:
-        if self.tape is not None:
-            self.tape.look()
         before = self._text
-        self._text = await self.face.look(session)
+        async with session.still():
+            self._text = await self.face.look(session)
+            image = await session.photograph() if self.images else None
         self._shown = observation_text(before, self._text) if self.difference else self._text
-        if self.images:
-            image = await session.photograph()
+        if image is not None:
             if self.marks:
                 image = draw_marks(image, marks_of(self.view), texts=texts_of(self.view))
             self._image = self.fitting(image)

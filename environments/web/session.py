@@ -7,7 +7,7 @@ the agent collects in `Session.problems`, what it may like to know in `Session.n
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -300,6 +300,12 @@ class Session:
             self.problems += tab.told
             tab.told = []
         return reason
+
+    def still(self) -> AbstractAsyncContextManager[None]:
+        """While the current tab is looked at, if there is a tape: see `Sockets.still`."""
+        if self._sockets is None:
+            return nullcontext()
+        return self._sockets.still(self.current.playwright)
 
     async def look(self) -> PageView:
         """What the current tab shows; empty if it cannot be looked at."""

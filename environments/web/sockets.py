@@ -4,7 +4,8 @@ import asyncio
 import logging
 import re
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ class Sockets:
         self._tape = tape
         self._opening: dict[str, deque[Recorded]] = defaultdict(deque)
         self._played: list[Played] = []
+        self._held: deque[Callable[[], None]] | None = None  # while the page is looked at
 
     async def begin(self, context: "BrowserContext") -> None:
         """From now on."""
@@ -53,11 +55,9 @@ class Sockets:
         session.on("Network.webSocketHandshakeResponseReceived", opened)
 
     async def catch_up(self, page: "PlaywrightPage") -> None:
-        """Wait until a page knows all that it had been told by this moment."""
+        """Wait until a page knows all that it is told, or had been told by this moment."""
         from playwright.async_api import Error
 
-        if self._tape.recording:
-            return
         try:
             async with asyncio.timeout(CATCH_UP_S):
                 while self._tape.owed() or any(each.behind for each in self._played):
@@ -66,8 +66,27 @@ class Sockets:
         except (TimeoutError, Error) as error:
             logger.debug("a page does not say what it said: %r", error)
 
+    @asynccontextmanager
+    async def still(self, page: "PlaywrightPage") -> AsyncIterator[None]:
+        """While a page is looked at: what comes meanwhile it only learns afterwards."""
+        self._held = deque()
+        try:
+            await self.catch_up(page)
+            self._tape.look()
+            yield
+        finally:
+            held, self._held = self._held, None
+            for deliver in held:
+                deliver()
+
+    def _deliver(self, deliver: Callable[[], None]) -> None:
+        if self._held is None:
+            deliver()
+        else:
+            self._held.append(deliver)
+
     def _record(self, route: "WebSocketRoute") -> None:
-        made = Recorded(route, self._tape)
+        made = Recorded(route, self._tape, self._deliver)
         self._opening[route.url].append(made)
         made.begin()
 
@@ -83,9 +102,12 @@ class Sockets:
 class Recorded:
     """A connection of a page to a server that is listened to."""
 
-    def __init__(self, route: "WebSocketRoute", tape: Tape) -> None:
+    def __init__(
+        self, route: "WebSocketRoute", tape: Tape, deliver: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._page = route
         self._tape = tape
+        self._deliver = deliver
         self._number = tape.connect()
         self._episode = tape.episode
         self._open = self._ended = False
@@ -110,16 +132,21 @@ class Recorded:
         self._server.send(message)
 
     def _came(self, message: str | bytes) -> None:
-        self.opened()
-        self._tell(_frame(self._page.url, self._number, "came", message))
-        self._page.send(message)
+        def deliver() -> None:
+            self.opened()
+            self._tell(_frame(self._page.url, self._number, "came", message))
+            self._page.send(message)
 
-    async def _closed(self, code: int | None, reason: str | None) -> None:
-        if self._ended:  # it is told twice if the server also hangs up
-            return
-        self._ended = True
-        self._tell(Frame(self._page.url, self._number, "closed", code=code or 0))
-        await self._page.close(code=code, reason=reason)
+        self._deliver(deliver)
+
+    def _closed(self, code: int | None, reason: str | None) -> None:
+        def deliver() -> None:
+            self._tell(Frame(self._page.url, self._number, "closed", code=code or 0))
+            quietly(self._page.close(code=code, reason=reason))
+
+        if not self._ended:  # it is told twice if the server also hangs up
+            self._ended = True
+            self._deliver(deliver)
 
     def _tell(self, frame: Frame) -> None:
         tape = self._tape
