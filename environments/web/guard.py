@@ -165,8 +165,8 @@ class Visitor(Protocol):
         """A document request was refused. `frame` is a target's id if it is a tab's main frame."""
         ...
 
-    def opened(self, target: str) -> None:
-        """A tab has been opened, by the visitor or by a page."""
+    def opened(self, target: str, opener: str) -> None:
+        """A tab has been opened, by the visitor or by a page, whose target is `opener`."""
         ...
 
     def closed(self, target: str) -> None:
@@ -235,7 +235,7 @@ class Gate:
         if info["type"] == "page":
             self._tabs.add(target)
             if context in self._visitors:
-                self._visitors[context].opened(target)
+                self._visitors[context].opened(target, info.get("openerId", ""))
 
     def _destroyed(self, event: dict[str, Any]) -> None:
         target = event["targetId"]

@@ -131,6 +131,7 @@ class Session:
         self._dialogs: Dialogs = "accept"
         self._taken = False
         self._targets: list[str] = []  # of live tabs, oldest first; some may not be in `tabs` yet
+        self._storm: set[str] = set()  # targets that kept opening windows, and what they opened
         self._empty: list[str] = []  # targets whose only document was refused
         self._dialog_count = self._windows = 0
         self._inputs: WeakKeyDictionary[Tab, Inputs] = WeakKeyDictionary()
@@ -561,13 +562,19 @@ class Session:
         if frame in self._waiting():
             self._empty.append(frame)
 
-    def opened(self, target: str) -> None:
+    def opened(self, target: str, opener: str) -> None:
         """See `guard.Visitor`."""
+        if opener in self._storm:  # it goes on although it is over
+            self._storm.add(target)
+            self._gate.close_tab(target)
+            return
         self._targets.append(target)
         self._windows += 1
         if self._windows > MAX_WINDOWS:
+            self._storm.add(target)
             for tab in self.tabs:
                 if tab is self.current or tab.navigations:
+                    self._storm.add(tab.id)
                     tab.give_up("it kept opening windows")
 
     def closed(self, target: str) -> None:

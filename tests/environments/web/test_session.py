@@ -262,18 +262,19 @@ def test_a_session_that_does_not_open_leaves_no_server(monkeypatch: pytest.Monke
     async def fails(*_: Any, **__: Any) -> None:
         raise BrowserError("Chromium ended")
 
-    closed: list[bool] = []
-    close = Relay.close
+    started: list[Relay] = []
+    start = Relay.start
 
-    def closing(relay: Any) -> None:
-        close(relay)
-        closed.append(relay._server is None)
+    async def starting(relay: Relay) -> str:
+        started.append(relay)
+        return await start(relay)
 
     monkeypatch.setattr(session_module, "new_context", fails)
-    monkeypatch.setattr(Relay, "close", closing)
+    monkeypatch.setattr(Relay, "start", starting)
     with pytest.raises(BrowserError, match="Chromium ended"):
         Session.open(Browser.shared(), Guard(["a"]), size=(320, 234))  # of which none waits
-    assert closed == [True]
+    assert [relay._server for relay in started] == [None] * len(started)
+    assert started
 
 
 def test_chromiums_end_is_no_fault_of_a_page(serve: Serve, surf: Surf) -> None:
