@@ -308,9 +308,10 @@ def train(
     """Train by a recipe. Names: see `agentgym train --help` and the recipes folder."""
     from agentgym import config
     from agentgym.progress import Progress
+    from agentgym.ranks import Ranks
     from agentgym.recipe import Recipe, load_recipe
     from agentgym.report import write_report
-    from agentgym.run import RECIPE, Run, check_one_process
+    from agentgym.run import RECIPE, Run
 
     if show:
         table = Table("key", "type", "default", "meaning")
@@ -318,12 +319,13 @@ def train(
             table.add_row(*(plain(str(part)) for part in key))
         out.print(table)
         return
-    check_one_process()  # before anything is deleted
     plan = load_recipe(recipe, overrides or ())
     where = folder or paths.runs() / plan.name
-    if fresh:
+    ranks = Ranks()
+    if fresh and ranks.first:
         _delete_run(where)
-    with Progress() as progress:
+    ranks.wait()
+    with Progress(quiet=not ranks.first) as progress:
         if resume and (where / RECIPE).exists():
             run = Run.resume(where, progress)
             _same_recipe(run.recipe, plan, where)
@@ -334,7 +336,10 @@ def train(
         except KeyboardInterrupt:
             err.print(f"stopped; go on with: agentgym train {recipe} --out {where} --resume")
             raise
-        page = write_report(where)
+        page = write_report(where) if ranks.first else None
+    ranks.leave()
+    if page is None:
+        return
     for name in ("before", "after"):
         if name in summary["evaluations"]:
             show_evaluation(summary["evaluations"][name], False, f"success {name} training")
@@ -373,9 +378,8 @@ def compare(
     """Run methods over seeds and compare them at equal environment turns; goes on where it was."""
     from agentgym import compare as comparing
     from agentgym.progress import Progress
-    from agentgym.run import check_one_process
 
-    check_one_process()
+    comparing.check_one_process()
     where = folder or paths.runs() / f"compare-{Path(recipe).stem}"
     with Progress() as progress:
         result = comparing.compare(

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from agentgym import config, durable, metrics
+from agentgym import config, durable, metrics, paths
 from agentgym.charts import Tick
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.processes import Command, Ended, side_by_side
@@ -185,6 +185,21 @@ def _arm(name: str, keys: Any) -> Arm:
 
 def _override(key: str, value: Any) -> str:
     return f"{key}={to_toml({'value': value}, inline=True).partition('=')[2].strip()}"
+
+
+def check_one_process() -> None:
+    """A comparison starts its runs itself.
+
+    Raises:
+        ConfigError: a launcher started several processes of it.
+    """
+    count = paths.launched_processes()
+    if count > 1:
+        raise ConfigError(
+            f"a comparison is one process, and {count} were launched (WORLD_SIZE={count}); start "
+            "it without accelerate launch or torchrun, and run arms and seeds side by side by "
+            "--jobs N"
+        )
 
 
 def compare(

@@ -131,6 +131,7 @@ def collect(
     name: str = "rollout",
     metadata: Mapping[str, Any] | None = None,
     on_trajectory: Callable[[Trajectory], None] | None = None,
+    share: range | None = None,
 ) -> list[Trajectory]:
     """Run one episode for each task.
 
@@ -144,12 +145,14 @@ def collect(
         metadata: put into every trajectory.
         on_trajectory: called with each trajectory as it ends, in the calling thread's place; what
             it raises stops the rollout.
+        share: which of the tasks to run; by default all. Seeds and ids are those that a rollout of
+            all gives, so that processes can each do a part.
 
     Returns:
-        One trajectory for each task, in order; where the environment's info names a ``role``, one
-        for each role that acted, each with a conversation of its own and an id such as
-        ``rollout/00001.white`` (see `roles.by_role`). Those that an environment broke to the last
-        retry have `outcome=None`.
+        One trajectory for each task that was run, in order; where the environment's info names a
+        ``role``, one for each role that acted, each with a conversation of its own and an id such
+        as ``rollout/00001.white`` (see `roles.by_role`). Those that an environment broke to the
+        last retry have `outcome=None`.
 
     Raises:
         UnknownNameError: a task's environment is not registered.
@@ -157,7 +160,8 @@ def collect(
     if make is make_env:
         check_ids({t.env_id for t in tasks})
     rollout = _Rollout(policy, config or RolloutConfig(), make, seed, name, metadata or {})
-    return _run(rollout.run(tasks, on_trajectory))
+    chosen = range(len(tasks)) if share is None else share
+    return _run(rollout.run([(index, tasks[index]) for index in chosen], on_trajectory))
 
 
 def _run(work: Coroutine[Any, Any, list[Trajectory]]) -> list[Trajectory]:
@@ -185,19 +189,21 @@ class _Rollout:
         self.pool = EnvPool(make, size=2 * config.num_envs)
 
     async def run(
-        self, tasks: Sequence[Task], on_trajectory: Callable[[Trajectory], None] | None
+        self,
+        tasks: Sequence[tuple[int, Task]],
+        on_trajectory: Callable[[Trajectory], None] | None,
     ) -> list[Trajectory]:
         results: list[list[Trajectory]] = [[] for _ in tasks]
-        waiting = deque(enumerate(tasks))
+        waiting = deque((place, *task) for place, task in enumerate(tasks))
         slots = min(self.config.num_envs, len(tasks))
         self.batcher = _Batcher(self.policy, self.config, live=slots)
 
         async def slot() -> None:
             try:
                 while waiting:
-                    index, task = waiting.popleft()
-                    results[index] = await self._episode(index, task)
-                    for trajectory in results[index]:
+                    place, index, task = waiting.popleft()
+                    results[place] = await self._episode(index, task)
+                    for trajectory in results[place]:
                         if on_trajectory is not None:
                             on_trajectory(trajectory)
             finally:

@@ -5,8 +5,11 @@
 Whatever a phase needs lies in the run's folder or in the last checkpoint. A phase that was cut is
 begun again from its start (an update from its last checkpoint) with the same seeds, and what it had
 written by then is taken back, so that a resumed run equals one that was never stopped.
+
+Several processes (`ranks`) do a run together: what they come to is that of one, up to rounding.
 """
 
+import contextlib
 import inspect
 import logging
 import os
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import agentgym
-from agentgym import checkpoint, config, diagnostics, durable, metrics, paths
+from agentgym import checkpoint, config, diagnostics, durable, metrics
 from agentgym.core import InferenceBackend, Policy, Trainer
 from agentgym.errors import ConfigError, StoreError, TrainingError
 from agentgym.evaluation import Evaluation, summarise
@@ -28,6 +31,7 @@ from agentgym.machine import processor
 from agentgym.metrics import MetricsWriter
 from agentgym.policy import LanguagePolicy, oracle_policy, system_message
 from agentgym.progress import Progress
+from agentgym.ranks import Ranks
 from agentgym.recipe import Recipe
 from agentgym.registry import BACKENDS, TRAINERS
 from agentgym.rollout import check_ids, collect, make_env
@@ -95,8 +99,13 @@ def phases_of(recipe: Recipe) -> list[Phase]:
 class Run:
     """A run in its folder. Use `start` or `resume`, then `execute`."""
 
-    def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, progress: Progress, ranks: Ranks | None = None
+    ) -> None:
         self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.ranks = ranks or Ranks()
+        self._store: TrajectoryStore | None = None  # the first process's, while it executes
+        self._metrics: MetricsWriter | None = None
         self.phases = phases_of(recipe)
         self.phase = 0
         self.version = 0
@@ -123,7 +132,7 @@ class Run:
             ConfigError: the folder holds a run already, or the trainer refuses its settings.
             UnknownNameError: the trainer or an environment is not registered.
         """
-        check_one_process()
+        ranks = Ranks()
         _refuse_a_run(folder)
         warm, online = (
             getattr(_settings(recipe, warming)[1], "lora_rank", 0) for warming in (True, False)
@@ -137,9 +146,12 @@ class Run:
         check_ids(recipe.tasks.env_ids)
         if recipe.dataset:
             open_dataset(recipe).close()
-        folder.mkdir(parents=True, exist_ok=True)
-        durable.write_bytes(folder / RECIPE, config.dump(recipe).encode())
-        return cls(recipe, folder, progress)
+        ranks.wait()  # until all have seen that there is no run yet
+        if ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            durable.write_bytes(folder / RECIPE, config.dump(recipe).encode())
+        ranks.wait()
+        return cls(recipe, folder, progress, ranks)
 
     @classmethod
     def resume(cls, folder: Path, progress: Progress) -> "Run":
@@ -148,7 +160,6 @@ class Run:
         Raises:
             ConfigError: the folder holds no run.
         """
-        check_one_process()
         if not (folder / RECIPE).exists():
             raise ConfigError(f"{folder} holds no run ({RECIPE} is missing); start one first")
         run = cls(config.load(Recipe, folder / RECIPE), folder, progress)
@@ -198,17 +209,10 @@ class Run:
             raise ConfigError(f"there is no phase {until!r}; this run has {known:.300}")
         if self.finished or self._passed(until):
             return self._summary()
-        with (
-            TrajectoryStore(self.folder / TRAJECTORIES) as self._store,
-            MetricsWriter(
-                self.folder,
-                self.recipe.sinks,
-                resume_rows=self._kept["metrics"],
-                name=self.recipe.name,
-            ) as self._metrics,
-        ):
-            self._store.truncate(self._kept["trajectories"])
-            self._history = [r for r in metrics.read(self.folder) if "seconds" in r]
+        with contextlib.ExitStack() as stack:
+            if self.ranks.first:
+                self._open_books(stack)
+            self._history = self.ranks.told(self._history)
             try:
                 while not self.finished and not self._passed(until):
                     self._do(self.phases[self.phase])
@@ -219,6 +223,20 @@ class Run:
             finally:
                 self._close_backend()
         return self._summary()
+
+    def _open_books(self, stack: contextlib.ExitStack) -> None:
+        """What was written after the last checkpoint is taken back."""
+        self._store = stack.enter_context(TrajectoryStore(self.folder / TRAJECTORIES))
+        self._metrics = stack.enter_context(
+            MetricsWriter(
+                self.folder,
+                self.recipe.sinks,
+                resume_rows=self._kept["metrics"],
+                name=self.recipe.name,
+            )
+        )
+        self._store.truncate(self._kept["trajectories"])
+        self._history = [r for r in metrics.read(self.folder) if "seconds" in r]
 
     def _passed(self, phase: str) -> bool:
         return any(done.name == phase for done in self.phases[: self.phase])
@@ -231,7 +249,7 @@ class Run:
         row = self._train(phase) if phase.kind == "train" else dict(self._gather(phase))
         took = time.monotonic() - started
         self.elapsed[phase.name] = self.elapsed.get(phase.name, 0.0) + took
-        row = {"phase": phase.name, "iteration": phase.iteration, **row}
+        row = self.ranks.told({"phase": phase.name, "iteration": phase.iteration, **row})
         row |= self._sound_alarms(row)
         self._history.append(row)
         self._log(phase, {**row, "seconds": took})
@@ -294,7 +312,8 @@ class Run:
         """Run a phase's episodes and store them; `marks` tell further ones of a phase apart."""
         names = (phase.name, *marks)
         name = "-".join(names)
-        with self.progress.phase(name, total=len(tasks), unit="episodes") as bar:
+        share = self.ranks.share(len(tasks))
+        with self.progress.phase(name, total=len(share), unit="episodes") as bar:
             tally, keeper = _Tally(bar.advance), _Keeper(self._store)
 
             def keep(trajectory: Trajectory) -> None:
@@ -310,9 +329,13 @@ class Run:
                 name=name,
                 metadata={"phase": phase.name, **dict.fromkeys(marks, True)},
                 on_trajectory=keep,
+                share=share,
             )
             keeper.flush()
-            return collected
+        everyones = self.ranks.joined(collected)
+        if self._store is not None:
+            self._store.append(everyones[len(collected) :])  # the first process's come first
+        return everyones
 
     def _train(self, phase: Phase) -> dict[str, Any]:
         trainer = self._trainer_for(phase)
@@ -338,6 +361,8 @@ class Run:
 
     def _lessons(self, phase: Phase) -> list[Trajectory]:
         """What a training phase is given; an online method sees the demonstrations once."""
+        if self._store is None:
+            return self.ranks.told([])
         offline = phase.source == DATASET
         again = ("demonstrations",) if phase.iteration == 1 or offline else ()
         sources = {phase.source, *again}
@@ -349,7 +374,8 @@ class Run:
             lessons = [store.with_pictures(t) for store, t in found]
         else:
             lessons = [t for _, t in found]
-        return sorted(lessons, key=lambda t: t.id)  # the store's order is that of their ends
+        lessons.sort(key=lambda t: t.id)  # the store's order is that of their ends
+        return self.ranks.told(lessons)
 
     # -- parts --------------------------------------------------------------------------------
 
@@ -386,7 +412,9 @@ class Run:
         if self._loaded is None:
             name = self.recipe.model.name
             if name == "new":
-                self._make_model()
+                if self.ranks.first:
+                    self._make_model()
+                self.ranks.wait()
             with self.progress.phase(f"loading {name}", total=1, unit="models") as bar:
                 self._loaded = self._load_base()
                 bar.advance(1)
@@ -397,7 +425,7 @@ class Run:
 
         model = self.recipe.model
         source = self.folder / NEW_MODEL if model.name == "new" else model.name
-        return load_model(source, dtype=model.dtype, device=model.device)
+        return load_model(source, dtype=model.dtype, device=self.ranks.device or model.device)
 
     def _make_model(self) -> None:
         """A model from scratch, in the run's folder; the same one whenever it is made again."""
@@ -474,10 +502,13 @@ class Run:
     # -- state --------------------------------------------------------------------------------
 
     def _log(self, phase: Phase, row: Mapping[str, Any]) -> None:
-        self._metrics.write({"phase": phase.name, "iteration": phase.iteration, **row})
+        if self._metrics is not None:
+            self._metrics.write({"phase": phase.name, "iteration": phase.iteration, **row})
 
     def _checkpoint(self) -> None:
         """Everything that going on needs; what this writes is the only truth after a kill."""
+        if self._store is None or self._metrics is None:
+            return
         self._step += 1
         trainer = self._trainer
         state = {
@@ -538,23 +569,6 @@ def open_dataset(recipe: Recipe) -> TrajectoryStore:
         ) from error
 
 
-def check_one_process() -> None:
-    """A run writes one folder, so that it is one process.
-
-    Raises:
-        ConfigError: a launcher started several.
-    """
-    count = paths.launched_processes()
-    if count > 1:
-        raise ConfigError(
-            f"a run is one process, and {count} were launched (WORLD_SIZE={count}): all would "
-            "write the same folder. Start it without accelerate launch or torchrun; run arms and "
-            "seeds side by side with agentgym compare --jobs N; to share the updates themselves, "
-            "give every process the same trajectories and call a trainer's update(...) in a "
-            "script of your own (trainers/README.md, Several processes)"
-        )
-
-
 def _refuse_a_run(folder: Path) -> None:
     if (folder / RECIPE).exists():
         raise ConfigError(
@@ -592,7 +606,7 @@ class _Keeper:
     What is lost in a kill would be played again anyway: a phase is begun again from its start.
     """
 
-    def __init__(self, store: TrajectoryStore) -> None:
+    def __init__(self, store: TrajectoryStore | None) -> None:
         self._store = store
         self._waiting: list[Trajectory] = []
         self._kept = time.monotonic()
@@ -603,7 +617,7 @@ class _Keeper:
             self.flush()
 
     def flush(self) -> None:
-        if self._waiting:
+        if self._waiting and self._store is not None:
             self._store.append(self._waiting)
         self._waiting, self._kept = [], time.monotonic()
 

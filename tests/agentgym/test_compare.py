@@ -8,7 +8,15 @@ import pytest
 from numpy.testing import assert_allclose
 
 from agentgym import compare as comparing
-from agentgym.compare import Arm, Estimate, compare, read_arm, summarise, write
+from agentgym.compare import (
+    Arm,
+    Estimate,
+    check_one_process,
+    compare,
+    read_arm,
+    summarise,
+    write,
+)
 from agentgym.errors import ConfigError, TrainingError
 from agentgym.metrics import MetricsWriter, read
 from agentgym.recipe import load_recipe
@@ -199,3 +207,10 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(maze: Path, tmp_path: 
         compare(str(maze), arms, tmp_path / "out", seeds=[0], jobs=2)
     summary = json.loads((tmp_path / "out" / "reinforce" / "seed-0" / "summary.json").read_text())
     assert summary["finished"]
+
+
+def test_a_comparison_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_one_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 were launched.*--jobs N"):
+        check_one_process()

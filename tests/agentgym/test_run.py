@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from agentgym import config, metrics
 from agentgym.errors import ConfigError, TrainingError
@@ -237,41 +239,61 @@ def test_a_folder_with_a_run_is_not_begun_again(tmp_path: Path) -> None:
             Run.resume(tmp_path / "nothing", progress)
 
 
-def test_several_processes_do_not_write_one_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    with Progress(quiet=True) as progress:
-        Run.start(recipe(), run, progress)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        refused = r"2 were launched.*compare --jobs N"
-        with pytest.raises(ConfigError, match=refused):
-            Run.start(recipe(), tmp_path / "new", progress)
-        with pytest.raises(ConfigError, match=refused):
-            Run.resume(run, progress)
-        with pytest.raises(ConfigError, match=refused):
-            Run.branch(run, recipe(), tmp_path / "new", progress)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+def launch(count: int, folder: Path) -> None:
+    """Go on with a run in so many processes, as a launcher starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(folder)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, said in zip(processes, errors, strict=True):
+        assert process.returncode == 0, said
 
 
 @pytest.mark.slow
-def test_a_run_under_a_launcher_is_refused_in_every_process(tmp_path: Path) -> None:
-    """Two processes as a launcher starts them; the run that is there is not deleted."""
-    (tmp_path / "recipe.toml").write_text("")
-    command = [sys.executable, "-m", "agentgym", "train", "demo", "--out", str(tmp_path), "--fresh"]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-        )
-        for rank in "01"
+def test_two_processes_go_on_with_a_run_as_one_does(tmp_path: Path) -> None:
+    """Each plays its part and computes its share; the first one alone writes."""
+    train = {"learning_rate": 1e-3, "batch_size": 2}
+    plan = recipe(iterations=2, trainer="loop", train=train, group_size=2)
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder, until in zip(folders, ("", "update-1"), strict=True):
+        with Progress(quiet=True) as progress:
+            Run.start(plan, folder, progress).execute(until)
+    launch(2, folders[1])
+    one, two = (
+        {t.id: t for t in TrajectoryStore(folder / "trajectories", read_only=True)}
+        for folder in folders
+    )
+    assert set(one) == set(two)
+    for id, trajectory in one.items():
+        assert [turn.text for turn in trajectory.turns] == [t.text for t in two[id].turns], id
+    rows = [
+        [(row["phase"], row.get("success"), row.get("update_rows")) for row in metrics.read(folder)]
+        for folder in folders
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 2
-        assert "a run is one process, and 2 were launched" in " ".join(errors.decode().split())
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+    assert rows[0] == rows[1]
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in folders]
+    for name, tensor in weights[0].items():  # a step moves a weight by up to 1e-3
+        np.testing.assert_allclose(tensor, weights[1][name], atol=2e-4, err_msg=name)
 
 
 def test_unknown_trainer_keys_stop_before_anything_is_run(tmp_path: Path) -> None:
