@@ -325,6 +325,8 @@ def train(
     if fresh and ranks.first:
         _delete_run(where)
     ranks.wait()
+    if not ranks.first:
+        logging.getLogger("agentgym").setLevel(logging.ERROR)  # the first one says the same
     with Progress(quiet=not ranks.first) as progress:
         if resume and (where / RECIPE).exists():
             run = Run.resume(where, progress)
