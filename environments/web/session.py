@@ -206,10 +206,11 @@ class Session:
 
     async def usable(self) -> bool:
         """Whether its tab answers; before it is opened, see `spares.Spare`."""
-        try:
-            return bool(await self.current.attempt("It", self.current.evaluate("true"), ACTION_S))
+        try:  # what befell it before is told before this is answered
+            await self.current.attempt("It", self.current.summary(), ACTION_S)
         except BrowserError:
             return False
+        return not self.current.failure
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = CALL_S) -> T:
         """Run a coroutine that uses this session, and wait for it.
