@@ -248,6 +248,12 @@ class Browser:
             await self._chromium.close()
         if self._playwright is not None:
             await self._playwright.stop()
+        # What still runs ends before its loop does: connections of relays, contexts being closed.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=1.0)
         self._chromium = self._playwright = None
 
 
