@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from agentgym import paths
 from agentgym.environments.web.cdp import FLAGS, Connection, ProtocolError
-from agentgym.environments.web.page import CLOSE_TIMEOUT_S, Page, one_line
+from agentgym.environments.web.page import CLOSE_TIMEOUT_S, Page, one_line, quietly
 from agentgym.environments.web.spares import Spares
 from agentgym.errors import BrowserError, MissingDependencyError
 
@@ -153,6 +153,10 @@ class Browser:
             raise BrowserError(f"the browser did not answer within {timeout_s:g} s") from None
         finally:
             future.cancel()
+
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something nobody waits for on the browser's loop; from any thread."""
+        self._loop.call_soon_threadsafe(quietly, coroutine)
 
     def close(self) -> None:
         """Stop Chromium, Playwright and the thread; may be called twice."""

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 SETTLE_TIMEOUT_S = 2.0
+_OTHERS_S = 0.03
+"""Between two frames that are drawn for Playwright."""
 _FRAMES = 10  # the first one of a document has nothing to take a picture of yet
 _AWAITED = frozenset({"Image", "Font", "Stylesheet", "Script", "XHR", "Fetch"})
 
@@ -59,8 +61,7 @@ class Page:
         size: tuple[int, int],
     ) -> None:
         self.browser = browser
-        self.playwright = page
-        """Playwright's own page, for oracles and users; only on the browser's loop."""
+        self._playwright = page
         self.session = session
         """The CDP session of the page."""
         self.left_for = ""
@@ -79,6 +80,7 @@ class Page:
         self._loading: set[str] = set()  # requests on their way that will change the page
         self._asked = 0  # such requests so far
         self._dragged: dict[str, Any] | None = None
+        self._drawn_for_others = False
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = loop.create_future()
         self._failure: asyncio.Future[str] = loop.create_future()
@@ -128,6 +130,18 @@ class Page:
         return page
 
     # ---- for every thread --------------------------------------------------------------------
+
+    @property
+    def playwright(self) -> "PlaywrightPage":
+        """Playwright's own page, for oracles and users; its coroutines go to `run`.
+
+        Much of what Playwright does waits for a frame. Where pages draw only when told to, this one
+        draws several times a second once it has been asked for.
+        """
+        if self.browser.stepped and not self._drawn_for_others:
+            self._drawn_for_others = True
+            self.browser.begin(self._draw_for_others())
+        return self._playwright
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         """Run a coroutine that uses this page, and wait for it.
@@ -303,6 +317,11 @@ class Page:
     async def _draw(self, options: dict[str, Any]) -> dict[str, Any]:
         async with self.browser.drawing:
             return await self.session.send("HeadlessExperimental.beginFrame", options)
+
+    async def _draw_for_others(self) -> None:
+        while not self.failure:
+            await self._draw({})
+            await asyncio.sleep(_OTHERS_S)
 
     def _ask(self, expression: str, world: int | None) -> asyncio.Future[dict[str, Any]]:
         message = {"expression": expression, "returnByValue": True, "awaitPromise": True}

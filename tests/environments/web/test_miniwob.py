@@ -19,6 +19,7 @@ from agentgym.environments.web import miniwob
 from agentgym.environments.web.browser import Browser
 from agentgym.environments.web.miniwob import MiniWobEnv
 from agentgym.environments.web.miniwob_tasks import RESTARTABLE, TASKS
+from agentgym.environments.web.page import image_of
 from agentgym.errors import BrowserError, ConfigError, EpisodeOverError, UnknownNameError
 
 pytestmark = pytest.mark.browser
@@ -498,7 +499,11 @@ def test_playwright_may_look_at_the_page_between_steps(make: Make) -> None:
     assert page is not None
     assert page.run(page.playwright.title()) == "Click Test Task"
     assert page.run(page.playwright.locator("#subbtn").text_content()) == "Click Me!"
-    assert env.step('click("1")')[1] == 1.0
+    png = page.run(page.playwright.screenshot())  # these two wait for frames
+    ours = page.run(page.photograph())
+    assert np.array_equal(image_of(png, page.size), image_of(ours, page.size))
+    page.run(page.playwright.locator("#subbtn").click())
+    assert env.step("wait(0)")[1] == 1.0
 
 
 @pytest.mark.parametrize("syntax", ["python", "json", "bracket"])
