@@ -5,6 +5,7 @@ then grows by concatenating ids: what the model sampled is never rendered or tok
 text from an environment can never become a control token of the template.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -151,10 +152,22 @@ _NOBODY = Image("")
 """Stands for any picture while a template is taken apart."""
 
 
+_ENCODING = threading.Lock()
+"""Whether control tokens are split is a setting of the tokenizer, which transformers changes for a
+call: two threads at once would each get the other's."""
+
+
 def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of text that nobody may take for control tokens."""
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    with _ENCODING:
+        return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def written_ids(tokenizer: Tokenizer, text: str, **options: Any) -> list[int]:
+    """Ids of text whose control tokens are meant; safe while other threads encode contents."""
+    with _ENCODING:
+        return list(tokenizer.encode(text, **options))
 
 
 def _template_pieces(
@@ -199,7 +212,7 @@ def _template_pieces(
 
     def cut(piece: str) -> _Piece:
         parts = [piece] if vision is None else piece.split(vision.image_token)
-        return tuple(list(tokenizer.encode(part, add_special_tokens=False)) for part in parts)
+        return tuple(written_ids(tokenizer, part, add_special_tokens=False) for part in parts)
 
     for index, role in enumerate(roles):
         piece, found, text = text.partition(_mark(index))

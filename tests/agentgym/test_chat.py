@@ -1,6 +1,7 @@
 """Chat: exact pieces of a template, append-only prompts, windows and budgets."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -354,3 +355,15 @@ def test_pictures_may_stand_anywhere_in_a_chat() -> None:
     ids = chat_ids(TOKENS, chat, Reader())
     text = TOKENS.decode([i if i != 3 else ord("*") + 10 for i in ids])
     assert text == "<start>user:a**xb<end>\n<start>user:**y**x<end>\n<start>assistant:"
+
+
+def test_threads_that_encode_at_once_do_not_change_each_others_ids() -> None:
+    """transformers keeps in the tokenizer, during a call, whether control tokens are split."""
+    from agentgym.models.tiny import tiny_model
+
+    _, tokenizer = tiny_model()
+    chats = [[Message("system", f"Judge {i}."), Message("user", f"It said {i}.")] for i in range(8)]
+    alone = [chat_ids(tokenizer, chat) for chat in chats]
+    for _ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda chat: chat_ids(tokenizer, chat), chats)) == alone

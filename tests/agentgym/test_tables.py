@@ -44,6 +44,7 @@ def test_a_comparison(printed: io.StringIO) -> None:
         name="filtered_bc",
         before=rate(0.1, 0.0, 0.2),
         final=rate(0.4, 0.3, 0.5),
+        gain=None,
         difference=None,
         at_budget=rate(0.5, 0.4, 0.6),
         area=rate(0.2, 0.1, 0.3),
