@@ -160,12 +160,11 @@ call: two threads at once would each get the other's."""
 def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of text that nobody may take for control tokens."""
     text = text.encode("utf-8", "replace").decode("utf-8")
-    with _ENCODING:
-        return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    return encoded(tokenizer, text, add_special_tokens=False, split_special_tokens=True)
 
 
-def written_ids(tokenizer: Tokenizer, text: str, **options: Any) -> list[int]:
-    """Ids of text whose control tokens are meant; safe while other threads encode contents."""
+def encoded(tokenizer: Tokenizer, text: str, **options: Any) -> list[int]:
+    """`tokenizer.encode`, whatever other threads encode meanwhile, and how."""
     with _ENCODING:
         return list(tokenizer.encode(text, **options))
 
@@ -212,7 +211,7 @@ def _template_pieces(
 
     def cut(piece: str) -> _Piece:
         parts = [piece] if vision is None else piece.split(vision.image_token)
-        return tuple(written_ids(tokenizer, part, add_special_tokens=False) for part in parts)
+        return tuple(encoded(tokenizer, part, add_special_tokens=False) for part in parts)
 
     for index, role in enumerate(roles):
         piece, found, text = text.partition(_mark(index))

@@ -193,17 +193,17 @@ class _Rollout:
         tasks: Sequence[tuple[int, Task]],
         on_trajectory: Callable[[Trajectory], None] | None,
     ) -> list[Trajectory]:
-        results: list[list[Trajectory]] = [[] for _ in tasks]
-        waiting = deque((place, *task) for place, task in enumerate(tasks))
+        results: dict[int, list[Trajectory]] = {}
+        waiting = deque(tasks)
         slots = min(self.config.num_envs, len(tasks))
         self.batcher = _Batcher(self.policy, self.config, live=slots)
 
         async def slot() -> None:
             try:
                 while waiting:
-                    place, index, task = waiting.popleft()
-                    results[place] = await self._episode(index, task)
-                    for trajectory in results[place]:
+                    index, task = waiting.popleft()
+                    results[index] = await self._episode(index, task)
+                    for trajectory in results[index]:
                         if on_trajectory is not None:
                             on_trajectory(trajectory)
             finally:
@@ -218,7 +218,7 @@ class _Rollout:
         finally:
             self.batcher.close()
             await asyncio.get_running_loop().run_in_executor(None, self.pool.close)
-        return [trajectory for parts in results for trajectory in parts]
+        return [trajectory for index, _ in tasks for trajectory in results[index]]
 
     async def _episode(self, index: int, task: Task) -> list[Trajectory]:
         """An episode with its retries; always returns a trajectory, or one for each role."""

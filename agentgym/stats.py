@@ -76,12 +76,7 @@ def bootstrap_interval(
     """
     array = _check_values(values)
     rng = np.random.default_rng(seed)
-    statistic = statistic or _mean
-    draws = [
-        statistic(array[rng.integers(len(array), size=(count, len(array)))])
-        for count in _chunks(samples, len(array))
-    ]
-    return _percentiles(np.concatenate(draws), confidence)
+    return _percentiles(_resampled(array, rng, samples, statistic or _mean), confidence)
 
 
 def stratified_bootstrap_interval(
@@ -114,13 +109,7 @@ def stratified_bootstrap_interval(
     rng = np.random.default_rng(seed)
     total = np.zeros(samples)
     for group in groups:
-        array = _check_values(group)
-        total += np.concatenate(
-            [
-                array[rng.integers(len(array), size=(count, len(array)))].mean(axis=1)
-                for count in _chunks(samples, len(array))
-            ]
-        )
+        total += _resampled(_check_values(group), rng, samples)
     return _percentiles(total / len(groups), confidence)
 
 
@@ -157,13 +146,7 @@ def nested_bootstrap_interval(
         chosen = rng.integers(len(arrays), size=samples)
         for index, array in enumerate(arrays):
             places = np.flatnonzero(chosen == index)
-            total[places] += np.concatenate(
-                [np.zeros(0)]
-                + [
-                    array[rng.integers(len(array), size=(count, len(array)))].mean(axis=1)
-                    for count in _chunks(len(places), len(array))
-                ]
-            )
+            total[places] += _resampled(array, rng, len(places))
     return _percentiles(total / len(arrays), confidence)
 
 
@@ -251,10 +234,21 @@ def _mean(draws: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return means
 
 
-def _chunks(samples: int, n: int) -> list[int]:
-    """Resamples by the batch, so that no batch holds more than some millions of values."""
+def _resampled(
+    array: npt.NDArray[np.float64],
+    rng: np.random.Generator,
+    samples: int,
+    statistic: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] = _mean,
+) -> npt.NDArray[np.float64]:
+    """(samples,) a statistic of as many resamples of (n,) values.
+
+    They are drawn by the batch, so that no batch holds more than some millions of values.
+    """
+    n = len(array)
     size = max(1, 4_000_000 // n)
-    return [min(size, samples - start) for start in range(0, samples, size)]
+    counts = [min(size, samples - start) for start in range(0, samples, size)]
+    draws = [statistic(array[rng.integers(n, size=(count, n))]) for count in counts]
+    return np.concatenate([np.zeros(0), *draws])
 
 
 def _percentiles(draws: npt.NDArray[np.float64], confidence: float) -> Interval:

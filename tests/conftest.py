@@ -4,7 +4,9 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -122,3 +124,41 @@ def chromium() -> str:
     found = find_chromium()
     assert found is not None, "mark the test with pytest.mark.browser"
     return found
+
+
+@pytest.fixture
+def launch() -> Callable[[int, Callable[[int], list[str]]], None]:
+    """Runs Python in so many processes on the CPU, as a launcher starts them.
+
+    It is called with their number and with what gives the arguments of each.
+    """
+
+    def run(count: int, arguments: Callable[[int], list[str]]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        common = {
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(count),
+        }
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *arguments(rank)],
+                env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+        try:
+            errors = [process.communicate(timeout=300)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for process, said in zip(processes, errors, strict=True):
+            assert process.returncode == 0, said
+
+    return run

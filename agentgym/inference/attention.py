@@ -57,7 +57,6 @@ class Plan:
         """
         self.pool = pool
         self.device = pool.memory.device
-        self.heads = pool.memory.shape[3]
         self.singles = sum(span.new == 1 for span in spans)
         starts = [0]
         for span in spans:

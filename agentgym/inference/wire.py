@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentgym.chat import PictureReader, Tokenizer, chat_ids, written_ids
+from agentgym.chat import PictureReader, Tokenizer, chat_ids, encoded
 from agentgym.core import GenerationRequest, SamplingParams
 from agentgym.errors import AgentGymError, ConfigError, ImageError
 from agentgym.inference.wire_pictures import (
@@ -333,7 +333,7 @@ class _Fields:
         prompts: list[IntArray] = []
         for item in value:
             if isinstance(item, str):
-                prompts.append(np.array(written_ids(tokenizer, _clean(item)), np.int64))
+                prompts.append(np.array(encoded(tokenizer, _clean(item)), np.int64))
             elif _is_ids(item):
                 prompts.append(np.array(item, np.int64))
             else:

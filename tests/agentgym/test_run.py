@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -239,38 +238,8 @@ def test_a_folder_with_a_run_is_not_begun_again(tmp_path: Path) -> None:
             Run.resume(tmp_path / "nothing", progress)
 
 
-def launch(count: int, folder: Path) -> None:
-    """Go on with a run in so many processes, as a launcher starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, said in zip(processes, errors, strict=True):
-        assert process.returncode == 0, said
-
-
 @pytest.mark.slow
-def test_two_processes_go_on_with_a_run_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_go_on_with_a_run_as_one_does(launch: Any, tmp_path: Path) -> None:
     """Each plays its part and computes its share; the first one alone writes."""
     train = {"learning_rate": 1e-3, "batch_size": 2}
     plan = recipe(iterations=2, trainer="loop", train=train, group_size=2)
@@ -278,7 +247,7 @@ def test_two_processes_go_on_with_a_run_as_one_does(tmp_path: Path) -> None:
     for folder, until in zip(folders, ("", "update-1"), strict=True):
         with Progress(quiet=True) as progress:
             Run.start(plan, folder, progress).execute(until)
-    launch(2, folders[1])
+    launch(2, lambda rank: ["-c", WORKER, str(folders[1])])
     one, two = (
         {t.id: t for t in TrajectoryStore(folder / "trajectories", read_only=True)}
         for folder in folders

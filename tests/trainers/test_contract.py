@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -395,41 +391,12 @@ torch.distributed.destroy_process_group()
 """
 
 
-def spawn(count: int, folder: Path) -> list[dict[str, Any]]:
-    """Run WORKER in so many processes; what each found."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(folder / str(rank))],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, said in zip(processes, errors, strict=True):
-        assert process.returncode == 0, said
-    return [json.loads((folder / str(rank)).read_text()) for rank in range(count)]
-
-
 @pytest.mark.slow
-def test_two_processes_make_the_same_update(episodes: Any, tmp_path: Path) -> None:
+def test_two_processes_make_the_same_update(launch: Any, episodes: Any, tmp_path: Path) -> None:
     """Of every trainer: each process does its share, and both go on with the same weights."""
-    first, second = spawn(2, tmp_path)
+    here = str(Path(__file__).parent)
+    launch(2, lambda rank: ["-c", WORKER, here, str(tmp_path / str(rank))])
+    first, second = (json.loads((tmp_path / rank).read_text()) for rank in "01")
     assert set(first) == set(second) == set(TRAINERS)
     assert first == second
     for name, found in first.items():
