@@ -6,16 +6,23 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from agentgym.inference.pages import PAGE, Memory, PagePool
+from agentgym.inference.pages import PAGE, Memory, PagePool, select
 
 _MATMUL_SCORES = 1 << 24
 """Most scores that a row of several tokens computes by plain products, which on a CPU takes about
 0.6 times as long as SDPA; more would take too much memory."""
-_DENSE = 0.7
-"""Pages are read in place if the span they lie in holds at least this part of them."""
+DENSE = 0.5
+"""Pages are read in place if they are at least this part of the span they lie in."""
 _RAGGED = 1.6
 """Rows share one softmax as long as padding them to the longest makes at most this many times as
 many pages."""
+
+
+_PADDED = 1.25
+"""Rows of several new tokens are computed together as long as padding them to the longest makes at
+most this many times as many scores,"""
+_TOGETHER = 1 << 16
+"""and at most so many of each head: more leave the cache on their way (2^15 to 2^20 tried)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,17 @@ class Span:
 
 
 def in_order(spans: Sequence[Span]) -> list[int]:
-    """The order in which a `Plan` wants rows: single tokens first, by trunk and by length."""
-    return sorted(
-        range(len(spans)),
-        key=lambda i: (spans[i].new > 1, spans[i].trunk, -len(spans[i].pages)),
-    )
+    """The order in which a `Plan` wants rows: single tokens first, by trunk and by length.
+
+    Others come by how many they are, and by length.
+    """
+
+    def key(span: Span) -> tuple[object, ...]:
+        if span.new == 1:
+            return (0, span.trunk, -len(span.pages))
+        return (1, -span.new, -len(span.trunk) - len(span.pages))
+
+    return sorted(range(len(spans)), key=lambda index: key(spans[index]))
 
 
 class Plan:
@@ -69,9 +82,7 @@ class Plan:
         self._pages, self._slots = self._places(spans)
         self._decode = _Decode(spans[: self.singles], pool) if self.singles else None
         self._prefill = [
-            _Prefill(span, slice(start, start + span.new), self.device)
-            for span, start in zip(spans, starts, strict=False)
-            if span.new > 1
+            _Prefill(spans[rows], starts[rows.start], pool) for rows in _alike(spans, self.singles)
         ]
 
     def attend(
@@ -95,13 +106,13 @@ class Plan:
             (T, Hq * D).
         """
         memory = self.pool.views(layer)
-        memory[0][self._pages, :, self._slots] = keys
-        memory[1][self._pages, :, :, self._slots] = values
+        for part, new in zip(memory, (keys, values), strict=True):
+            part[self._pages, :, self._slots] = new
         parts = []
         if self._decode is not None:
             parts.append(self._decode.attend(memory, queries[: self.singles], scale))
-        for row in self._prefill:
-            parts.append(row.attend(memory, queries[row.where], scale))
+        for rows in self._prefill:
+            parts.append(rows.attend(memory, queries[rows.where], scale))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _index(self, values: Sequence[int]) -> torch.Tensor:
@@ -118,38 +129,57 @@ class Plan:
 
 
 class _Prefill:
-    """A row of several new tokens."""
+    """Rows of several new tokens, padded to the longest of them."""
 
-    def __init__(self, span: Span, where: slice, device: torch.device) -> None:
-        self.where = where
-        self._pages = torch.tensor(span.trunk + span.pages, device=device)
-        columns = torch.arange(len(self._pages) * PAGE, device=device)
-        rows = torch.arange(span.past, span.past + span.new, device=device)
-        self._visible = columns <= rows[:, None]  # (new, columns)
+    def __init__(self, spans: Sequence[Span], start: int, pool: PagePool) -> None:
+        """Prepare rows whose tokens begin at `start` among the step's."""
+        device = pool.memory.device
+        heads = pool.memory.shape[3]
+        news = torch.tensor([span.new for span in spans])
+        new = int(news.max())
+        self.where = slice(start, start + int(news.sum()))
+        firsts = news.cumsum(0) - news
+        steps = torch.arange(new)
+        real = steps < news[:, None]  # (R, new)
+        self._padding: tuple[torch.Tensor, torch.Tensor] | None = None
+        if not bool(real.all()):
+            sources = firsts[:, None] + torch.minimum(steps, news[:, None] - 1)
+            targets = real.flatten().nonzero()[:, 0]
+            self._padding = (sources.flatten().to(device), targets.to(device))
+        self._table = _by_head([span.trunk + span.pages for span in spans], heads).to(device)
+        columns = torch.arange(len(self._table) // (heads * len(spans)) * PAGE)
+        pasts = torch.tensor([span.past for span in spans])
+        visible = columns <= (pasts[:, None] + steps)[..., None]  # padding sees something, too
+        self._visible = visible[:, None].to(device)  # (R, 1, new, columns)
         self._bias = torch.where(self._visible, 0.0, float("-inf"))
         self._on_cpu = device.type == "cpu"
 
     def attend(self, memory: Memory, queries: torch.Tensor, scale: float) -> torch.Tensor:
-        """(new, Hq * D) of (new, Hq, D)."""
-        new, query_heads, width = queries.shape
-        keys, values = _joined(memory, self._pages)
-        heads = len(keys)
-        if not self._on_cpu or query_heads * self._bias.numel() > _MATMUL_SCORES:
-            seen = F.scaled_dot_product_attention(
-                queries.transpose(0, 1)[None],
-                keys[None],
-                values.transpose(1, 2)[None],
+        """(T, Hq * D) of the rows' (T, Hq, D)."""
+        rows, _, new, columns = self._bias.shape
+        query_heads, width = queries.shape[1:]
+        if self._padding is not None:
+            queries = queries.index_select(0, self._padding[0])
+        queries = queries.view(rows, new, query_heads, width).transpose(1, 2)
+        keys, values = _joined(memory, self._table, columns)
+        heads = len(keys) // rows
+        if self._on_cpu and query_heads * self._bias.numel() <= _MATMUL_SCORES:
+            scores = torch.bmm(queries.reshape(rows * heads, -1, width), keys.transpose(1, 2))
+            scores = scores.view(rows, query_heads, new, columns)
+            weights = torch.add(self._bias, scores, alpha=scale).softmax(dim=-1).to(keys.dtype)
+            mixed = torch.bmm(weights.view(rows * heads, -1, columns), values)
+            mixed = mixed.view(rows, query_heads, new, width)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                queries,
+                keys.view(rows, heads, columns, width),
+                values.view(rows, heads, columns, width),
                 attn_mask=self._visible,
                 scale=scale,
                 enable_gqa=query_heads != heads,
             )
-            return seen[0].transpose(0, 1).reshape(new, -1)
-        grouped = queries.view(new, heads, -1, width).permute(1, 2, 0, 3)
-        scores = torch.bmm(grouped.reshape(heads, -1, width), keys.transpose(1, 2))
-        scores = scores.view(heads, -1, *self._bias.shape)  # (H, G, new, columns)
-        weights = torch.add(self._bias, scores, alpha=scale).softmax(dim=-1).to(keys.dtype)
-        mixed = torch.bmm(weights.view(heads, -1, weights.shape[-1]), values.transpose(1, 2))
-        return mixed.view(heads, -1, new, width).permute(2, 0, 1, 3).reshape(new, -1)
+        out = mixed.transpose(1, 2).reshape(rows * new, -1)
+        return out if self._padding is None else out.index_select(0, self._padding[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +188,7 @@ class _Cluster:
 
     rows: slice
     trunk: torch.Tensor | None
-    """(S,) pages."""
+    """(H * S,) pages; see `_by_head`."""
     table: torch.Tensor
     """(R * P,) for each row its pages, as indices among the step's pages; padded with the first."""
     sums: torch.Tensor
@@ -172,11 +202,12 @@ class _Decode:
 
     def __init__(self, spans: Sequence[Span], pool: PagePool) -> None:
         device = pool.memory.device
+        heads = pool.memory.shape[3]
         used = sorted(page for span in spans for page in span.pages)
         low, high = used[0], used[-1] + 1
         self._block: slice | None = None
         self._pages = torch.tensor(used, device=device)
-        if len(used) >= _DENSE * (high - low):
+        if len(used) >= DENSE * (high - low):
             self._block = slice(low, high)
             place = {page: page - low for page in used}
             width = high - low
@@ -204,7 +235,7 @@ class _Decode:
             self._clusters.append(
                 _Cluster(
                     rows=rows,
-                    trunk=torch.tensor(trunk, device=device) if trunk else None,
+                    trunk=_by_head([trunk], heads).to(device) if trunk else None,
                     table=table.view(-1).masked_fill(table.view(-1) == width, 0).to(device),
                     sums=table.view(-1).to(device),
                     bias=bias.to(device),
@@ -217,14 +248,14 @@ class _Decode:
     def attend(self, memory: Memory, queries: torch.Tensor, scale: float) -> torch.Tensor:
         """(B, Hq * D) of (B, Hq, D)."""
         keys, values = (
-            part[self._block] if self._block is not None else part.index_select(0, self._pages)
+            part[self._block] if self._block is not None else select(part, self._pages)
             for part in memory
         )
         count, heads, _, width = keys.shape
         rows, query_heads, _ = queries.shape
         queries = queries.reshape(rows, -1)
         spread = queries.index_select(0, self._owner).view(count * heads, -1, width)
-        scores = torch.bmm(spread, keys.reshape(-1, PAGE, width).transpose(1, 2))
+        scores = torch.bmm(spread, keys.flatten(0, 1).transpose(1, 2))
         scores = scores.view(count, -1)
         weights, trunks = [], []
         for cluster in self._clusters:
@@ -249,7 +280,7 @@ class _Decode:
         mixed[count] = 0  # what padding adds
         torch.bmm(
             weight,
-            values.reshape(-1, width, PAGE).transpose(1, 2),
+            values.flatten(0, 1),
             out=mixed[:count].view(count * heads, -1, width),
         )
         parts = [
@@ -265,9 +296,10 @@ class _Decode:
 class _Trunk:
     """Pages that several rows of one new token see in full."""
 
-    def __init__(self, memory: Memory, pages: torch.Tensor) -> None:
-        self._keys, self._values = _joined(memory, pages)
-        self._heads, _, self._width = self._keys.shape
+    def __init__(self, memory: Memory, table: torch.Tensor) -> None:
+        """Join pages as `_by_head` orders them."""
+        self._heads, page, self._width = memory[0].shape[1:]
+        self._keys, self._values = _joined(memory, table, len(table) // self._heads * page)
 
     def scores(self, queries: torch.Tensor) -> torch.Tensor:
         """(R, Hq, S * PAGE) of (R, Hq * D)."""
@@ -282,18 +314,50 @@ class _Trunk:
         rows, _, columns = weights.shape
         spread = weights.reshape(rows, self._heads, -1, columns).transpose(0, 1)
         spread = spread.reshape(self._heads, -1, columns)
-        mixed = torch.bmm(spread, self._values.transpose(1, 2))
+        mixed = torch.bmm(spread, self._values)
         return mixed.view(self._heads, rows, -1, self._width).transpose(0, 1).reshape(rows, -1)
 
 
-def _joined(memory: Memory, pages: torch.Tensor) -> Memory:
-    """(H, S * PAGE, D) keys and (H, D, S * PAGE) values of (S,) pages."""
-    keys, values = (part.index_select(0, pages) for part in memory)
-    heads, width = values.shape[1:3]
-    return (
-        keys.transpose(0, 1).reshape(heads, -1, width),
-        values.permute(1, 2, 0, 3).reshape(heads, width, -1),
-    )
+def _by_head(texts: Sequence[Sequence[int]], heads: int) -> torch.Tensor:
+    """(R * H * S,) where each head of each text's pages lies among all pages' heads.
+
+    Short texts are padded with pages of their own.
+    """
+    longest = max(map(len, texts))
+    pages = [[*text, *[text[0]] * (longest - len(text))] for text in texts]
+    table = torch.tensor(pages)[:, None] * heads + torch.arange(heads)[:, None]
+    return table.flatten()
+
+
+def _joined(memory: Memory, table: torch.Tensor, columns: int) -> Memory:
+    """(R * H, S * PAGE, D) keys and values of texts in (R * H * S,) pages."""
+    keys, values = (_join(select(part.flatten(0, 1), table), columns) for part in memory)
+    return keys, values
+
+
+def _join(parts: torch.Tensor, columns: int) -> torch.Tensor:
+    """(R, S * PAGE, D) of (R * S, PAGE, D), laid out alike."""
+    page, width = parts.shape[1:]
+    if parts.is_contiguous():
+        return parts.view(-1, columns, width)
+    split = parts.transpose(1, 2).view(-1, columns // page, width, page).transpose(1, 2)
+    return split.reshape(-1, width, columns).transpose(1, 2)
+
+
+def _alike(spans: Sequence[Span], start: int) -> Iterator[slice]:
+    """Runs of the rows from `start` on, each of which is worth padding to the longest in it."""
+    new = pages = real = 0
+    for index in range(start, len(spans)):
+        span = spans[index]
+        own = len(span.trunk) + len(span.pages)
+        padded = max(new, span.new) * max(pages, own) * (index + 1 - start)
+        full = padded > _PADDED * (real + span.new * own) or padded * PAGE > _TOGETHER
+        if index > start and full:
+            yield slice(start, index)
+            start, new, pages, real = index, 0, 0, 0
+        new, pages, real = max(new, span.new), max(pages, own), real + span.new * own
+    if start < len(spans):
+        yield slice(start, len(spans))
 
 
 def _clusters(spans: Sequence[Span]) -> Iterator[slice]:

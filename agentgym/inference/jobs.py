@@ -44,9 +44,11 @@ class Job(ABC):
         self.trunk_pages: tuple[int, ...] = ()
         """The same as numbers."""
         self.pages: list[int] = []
-        """Its own pages, after the trunk."""
+        """What comes after the trunk: its own pages, and kept ones that are lent to it."""
         self.passed: tuple[Node, ...] = ()
-        """Kept pages that the text began with when it was admitted."""
+        """Kept pages, pinned, that the text begins with."""
+        self.loans: set[Node] = set()
+        """Those among them that are lent to it."""
         self.awaited = False
         """Others wait for its beginning to be kept."""
         self.overtaken = 0

@@ -17,18 +17,18 @@ PAGE = 32
 
 
 Memory: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""(N, H, PAGE, D) keys and (N, H, D, PAGE) values of one layer's pages."""
+"""(N, H, PAGE, D) keys and values of one layer's pages, see `PagePool.views`."""
 
 
 class PagePool:
     """A fixed number of pages, each with the keys and values of `PAGE` tokens in all layers.
 
-    Pages in use by running rows are taken from the low end, pages that only keep a prefix from the
-    high end: attention then reads the running rows' pages as one dense block. With `tables` pages
-    are as good anywhere, and shared and handed over instead of copied.
+    Pages for running rows are taken from the low end, copies that only keep a prefix from the high
+    end: attention then reads the running rows' pages as one dense block. With `tables` pages are
+    as good anywhere, and shared instead of copied.
 
-    Without tables a page's values lie transposed, see `views`: the products of single queries with
-    many small pages take a third less time so.
+    Without tables either the keys or the values of a page lie transposed, see `views`: the products
+    of single queries with many small pages take a third less time so.
     """
 
     def __init__(
@@ -46,15 +46,20 @@ class PagePool:
         self.memory = _zeros(shape, dtype, device)
         """(L, 2, N, H, PAGE, D): keys and values; with `tables` a page more, which is nobody's."""
         self.tables = tables
+        # oneDNN's products in half precision are fastest with rows of both, MKL's in float32 with
+        # columns of both.
+        self._transposed = (dtype == torch.float32, dtype != torch.float32)
         self._free = np.ones(pages, dtype=bool)
         self.free = pages
         """How many pages nobody has."""
 
     def views(self, layer: int) -> Memory:
-        """A layer's keys and values, as they lie without `tables`."""
-        keys, values = self.memory[layer]
-        pages, heads, page, width = values.shape
-        return keys, values.view(pages, heads, width, page)
+        """A layer's keys and values without `tables`, one of them by other strides."""
+        keys, values = (
+            part.view(*part.shape[:2], part.shape[3], PAGE).transpose(2, 3) if turned else part
+            for part, turned in zip(self.memory[layer], self._transposed, strict=True)
+        )
+        return keys, values
 
     @property
     def pages(self) -> int:
@@ -107,6 +112,13 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.from_numpy(blank).view(dtype).view(shape)
 
 
+def select(part: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Some of (N, ..., PAGE, D) keys or values, laid out alike."""
+    if part.is_contiguous():
+        return part.index_select(0, index)
+    return part.transpose(-1, -2).index_select(0, index).transpose(-1, -2)
+
+
 def bytes_per_page(layers: int, heads: int, width: int, dtype: torch.dtype) -> int:
     """Size of one page in all layers."""
     return layers * 2 * heads * PAGE * width * dtype.itemsize
@@ -124,9 +136,10 @@ class Node:
     """Of the children, sorted: the longest common prefix with any text is next to its place."""
     children: "list[Node]" = field(default_factory=list)
     users: int = 0
-    """Running rows on a path through this page; above 0 it is not evicted."""
-    readers: int = 0
-    """Running rows whose text begins with this page, whether they read it here or have a copy."""
+    """Running rows whose text begins with this page, wherever they read it; above 0 it is not
+    evicted."""
+    lent: bool = False
+    """One running row has it among its own pages."""
     stamp: int = 0
     alive: bool = True
 
@@ -244,8 +257,7 @@ class PrefixTree:
             tokens: (T,) the text.
             path: nodes of its first pages, pinned by the caller.
             pages: where the rest lies; copied.
-            give: if nothing is free for a copy, or copies have no use, the tree may keep a page
-                itself.
+            give: the tree keeps pages themselves where it can, instead of copies.
 
         Returns:
             Pages that the tree has kept, for `give`.
@@ -267,7 +279,7 @@ class PrefixTree:
                 node.remove(child)
                 child.key = chunk
                 node.add(child)
-                if give and self.pool.tables and not child.users:
+                if give and not child.users:
                     self._exchange(child, page)
                     kept.add(page)
                 else:
@@ -304,7 +316,7 @@ class PrefixTree:
         """Bring pages of running rows to the low end, in exchange for what lies there.
 
         Args:
-            pages: all that running rows have for themselves.
+            pages: all that running rows have for themselves, lent ones included.
 
         Returns:
             For each page that has moved, where it is now.
@@ -316,11 +328,14 @@ class PrefixTree:
         kept = {target: source for source, target in moved.items() if target in self._by_page}
         self.pool.copy([*moved, *kept], [*moved.values(), *kept.values()])
         for source, target in moved.items():
-            if (node := self._by_page.pop(target, None)) is not None:
-                node.page = source
-                self._by_page[source] = node
-            else:
+            if target not in kept:
                 self.pool.exchange(source, target)
+        changes = moved | kept
+        nodes = [(self._by_page.pop(page, None), changes[page]) for page in changes]
+        for node, page in nodes:
+            if node is not None:
+                node.page = page
+                self._by_page[page] = node
         return moved
 
     def _grow(
@@ -334,18 +349,18 @@ class PrefixTree:
         kept: set[int],
     ) -> Node | None:
         """A new child with a copy of page `source`, or that page itself; `None` without room."""
-        move = give and self.pool.tables
-        page = None if move else self.pool.take(high=True)
-        if page is None and not move and self.evict(1):
-            page = self.pool.take(high=True)
-        if page is not None:
-            sources.append(source)
-            targets.append(page)
-        elif give:
-            page = source
+        page = source
+        if give:
             kept.add(source)
         else:
-            return None
+            free = self.pool.take(high=True)
+            if free is None and self.evict(1):
+                free = self.pool.take(high=True)
+            if free is None:
+                return None
+            page = free
+            sources.append(source)
+            targets.append(page)
         child = Node(chunk, page, parent)
         parent.add(child)
         self._by_page[page] = child

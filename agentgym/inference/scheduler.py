@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from agentgym.inference.answers import NOT_FINITE, Answers
-from agentgym.inference.attention import Span, in_order
+from agentgym.inference.attention import DENSE, Span, in_order
 from agentgym.inference.decoder import Decoder
 from agentgym.inference.jobs import Generation, Job, Reading, Scoring, States
 from agentgym.inference.pages import PAGE, Match, Node, PagePool, PrefixTree
@@ -26,9 +26,6 @@ _LOOKAHEAD = 8
 _TRUNK_GAIN = 192
 """Pages that reading a shared beginning in place must save in a step; its own cost is as much as
 attention over about as many pages once several threads share the work."""
-_SPARSE = 0.5
-"""The running texts' pages are brought together when fewer than this part of the pages up to the
-highest of them are theirs."""
 _RECOVERY = 64
 """Steps without failure after which lowered limits are doubled."""
 
@@ -77,7 +74,8 @@ class Scheduler:
         self._reuse = reuse
         self._arrivals = count()
         self._graphs = decoder.graphs(pool)
-        self._copies: list[tuple[list[int], list[int], tuple[Node, ...]]] = []
+        self._copies: list[tuple[int, int]] = []  # from page to page, for texts just let in
+        self._tails: list[Node] = []  # pinned until they are copied
 
     @property
     def busy(self) -> bool:
@@ -201,39 +199,53 @@ class Scheduler:
         return other is not None
 
     def _place(self, job: Job, match: Match) -> bool:
-        """Give a text its pages and what is kept of its beginning; False if there is no room."""
+        """Give a text its pages and what is kept of its beginning; False if there is no room.
+
+        Kept pages that it cannot read in place with others are lent to it, or copied if another
+        text has them; the last, which it goes on writing, is always copied.
+        """
         trunk = self._trunk(job, match)
         if not self._fits(job, match, trunk):
             if self.running:
                 return False
             match, trunk = Match(), ()  # alone: what is kept of it stands in its own way
-        copied = match.nodes[len(trunk) :]
         tail = (match.tail,) if match.tail is not None else ()
         self.tree.pin((*match.nodes, *tail))
+        job.passed = match.nodes
         job.stand(trunk)
-        self._pass(job, match.nodes)
         self._share(job)
         job.pages = []
+        for node in (*match.nodes[len(trunk) :], *tail):
+            if node in tail or node.lent:
+                self._extend(job, (len(trunk) + len(job.pages) + 1) * PAGE)
+                self._copies.append((node.page, job.pages[-1]))
+            else:
+                self._lend(job, node)
+                job.pages.append(node.page)
+        self._tails += tail
         self._extend(job, len(job.tokens))
-        sources = [node.page for node in (*copied, *tail)]
-        self._copies.append((sources, job.pages[: len(sources)], (*copied, *tail)))
         job.computed = match.tokens
         self.counters["reused"] += match.tokens
         return True
 
+    def _lend(self, job: Job, node: Node) -> None:
+        """Let a text have a kept page among its own."""
+        node.lent = True
+        job.loans.add(node)
+
     def _copy(self) -> None:
         """Copy what the texts just let in begin with, all at once."""
-        sources = [page for pages, _, _ in self._copies for page in pages]
-        self.pool.copy(sources, [page for _, pages, _ in self._copies for page in pages])
-        for _, _, nodes in self._copies:
-            self.tree.unpin(nodes)
+        self.pool.copy([page for page, _ in self._copies], [page for _, page in self._copies])
+        self.tree.unpin(self._tails)
         self._copies.clear()
+        self._tails.clear()
 
     def _fits(self, job: Job, match: Match, trunk: Sequence[Node]) -> bool:
         """True if there is room, with a page to grow for each running text."""
         kept = [*match.nodes, *([match.tail] if match.tail is not None else [])]
         available = self.pool.free + self.tree.evictable - sum(not node.users for node in kept)
-        wanted = _pages(len(job.tokens) + 1) - len(trunk)
+        lent = sum(not node.lent for node in match.nodes[len(trunk) :])
+        wanted = _pages(len(job.tokens) + 1) - len(trunk) - lent
         return available >= wanted + len(self.running)
 
     def _trunk(self, job: Job, match: Match) -> tuple[Node, ...]:
@@ -249,27 +261,21 @@ class Scheduler:
             if len(trunk) > best and match.nodes[: len(trunk)] == trunk:
                 best = len(trunk)
         for length in range(len(match.nodes), best, -1):
-            if match.nodes[length - 1].readers * (length - best) >= _TRUNK_GAIN:
+            if match.nodes[length - 1].users * (length - best) >= _TRUNK_GAIN:
                 return match.nodes[:length]
         return match.nodes[:best]
 
-    def _pass(self, job: Job, nodes: tuple[Node, ...]) -> None:
-        """Note which kept pages a text begins with."""
-        for node in job.passed:
-            node.readers -= 1
-        for node in nodes:
-            node.readers += 1
-        job.passed = nodes
-
     def _share(self, job: Job) -> None:
-        """Let running texts give up their copies of what a new one reads in place."""
+        """Let running texts read in place, too, what a new one reads so."""
         trunk = job.trunk
         for other in self.running if trunk and not self.pool.tables else ():
             more = len(trunk) - len(other.trunk)
             if more > 0 and other.weights == job.weights and other.passed[: len(trunk)] == trunk:
-                self.pool.give(other.pages[:more])
+                owned = _owned(other, other.pages[:more])
+                self.pool.give(owned)
+                self._copies = [copy for copy in self._copies if copy[1] not in owned]
                 del other.pages[:more]
-                self.tree.pin(trunk[-more:])
+                _end_loans(other, trunk)
                 other.stand(trunk)
 
     def _extend(self, job: Job, tokens: int) -> bool:
@@ -315,26 +321,42 @@ class Scheduler:
         self.running.remove(job)
         kept: set[int] = set()
         if keep and self._reuse and job.computed:
-            kept = self._keep(job, give=True)
+            kept = self._keep(job, job.computed, give=True)
+        owned = [page for page in _owned(job, job.pages) if page not in kept]
         if broken:
-            self.pool.clear(job.pages)
-        self.tree.unpin(job.trunk)
-        self._pass(job, ())
-        self.pool.give([page for page in job.pages if page not in kept])
+            self.pool.clear(owned)
+        self.pool.give(owned)
+        _end_loans(job, job.passed)
+        self.tree.unpin(job.passed)
+        job.passed = ()
         job.pages = []
         job.stand(())
 
-    def _keep(self, job: Job, *, give: bool) -> set[int]:
-        tokens = np.array(job.tokens[: job.computed], np.int32)
-        own = job.pages[: _pages(len(tokens)) - len(job.trunk)]
-        return self.tree.insert(job.weights, tokens, job.trunk, own, give=give)
+    def _keep(self, job: Job, length: int, *, give: bool) -> set[int]:
+        """Keep the first `length` tokens of a text; see `PrefixTree.insert`."""
+        tokens = np.array(job.tokens[:length], np.int32)
+        pages = job.pages[: _pages(length) - len(job.trunk)]
+        return self.tree.insert(job.weights, tokens, job.trunk, pages, give=give)
+
+    def _publish(self, job: Job) -> None:
+        """Keep a text that goes on: its full pages become loans, its last one is copied."""
+        full = job.computed // PAGE * PAGE
+        kept = self._keep(job, full, give=True)
+        self._keep(job, job.computed, give=False)
+        tokens = np.array(job.tokens[:full], np.int32)
+        nodes = self.tree.match(job.weights, tokens, full).nodes
+        self.tree.pin(nodes[len(job.passed) :])
+        job.passed = nodes
+        for node in nodes:
+            if node.page in kept:
+                self._lend(job, node)
 
     def _gather(self) -> None:
         """Bring scattered pages of running texts together; see `attention.Plan`."""
         if self.pool.tables:
             return
         pages = sorted(page for job in self.running for page in job.pages)
-        if pages and len(pages) < _SPARSE * (pages[-1] + 1):
+        if pages and len(pages) < DENSE * (pages[-1] + 1):
             moved = self.tree.gather(pages)
             for job in self.running:
                 job.pages = [moved.get(page, page) for page in job.pages]
@@ -486,8 +508,7 @@ class Scheduler:
         if job.awaited:
             job.awaited = False
             if job in self.running:
-                self._keep(job, give=False)
-                self._pass(job, self._match(job).nodes)
+                self._publish(job)
 
     def _finish_reading(self, job: Reading) -> None:
         self._leave(job, keep=True)
@@ -569,6 +590,19 @@ def _seen(chosen: Sequence[tuple[Job, int]], device: torch.device) -> Overlay | 
         return None
     rows = [(job.sight, job.computed, new, job.weights) for job, new in chosen]
     return overlay(rows, device)
+
+
+def _owned(job: Job, pages: Sequence[int]) -> list[int]:
+    """Those of a text's pages that are not lent to it."""
+    lent = {node.page for node in job.loans}
+    return [page for page in pages if page not in lent]
+
+
+def _end_loans(job: Job, nodes: Sequence[Node]) -> None:
+    """A text no longer has these pages among its own."""
+    for node in job.loans.intersection(nodes):
+        node.lent = False
+    job.loans.difference_update(nodes)
 
 
 def _has_room(job: Job, tokens: int) -> bool:

@@ -173,6 +173,23 @@ def test_what_is_kept_makes_way_and_is_found_where_it_went() -> None:
     assert (tree.pool.take(), tree.pool.take()) == (2, 3)
 
 
+def test_a_kept_page_that_runs_keeps_its_place_in_the_tree() -> None:
+    tree = PrefixTree(pool(4))
+    for page in range(4):
+        assert tree.pool.take() == page
+        tree.pool.memory[:, :, page] = page
+    for page, token in ((0, 1), (3, 2)):
+        assert tree.insert("policy", text((token, PAGE)), (), [page], give=True) == {page}
+    tree.pool.give([1, 2])
+    assert tree.gather([3]) == {3: 0}  # both are kept: they change places
+    for token, page in ((1, 3), (2, 0)):
+        assert tree.match("policy", text((token, PAGE)), 99).nodes[0].page == page
+    assert tree.pool.memory[0, 0, :, 0, 0, 0].tolist() == [3, 1, 2, 0]
+    assert tree.gather([0, 3]) == {3: 1}  # there nobody was
+    assert tree.match("policy", text((1, PAGE)), 99).nodes[0].page == 1
+    assert (tree.evict(2), tree.pool.free) == (2, 4)
+
+
 def test_the_queue_of_leaves_stays_short() -> None:
     tree = PrefixTree(pool())
     for _ in range(500):

@@ -107,6 +107,70 @@ def test_the_next_turn_reuses_everything() -> None:
     check_nothing_leaked(what)
 
 
+def test_what_is_kept_is_lent_to_one_and_copied_for_others(monkeypatch: Any) -> None:
+    what = scheduler()
+    start = prompt(3 * PAGE + 5)
+    first = job(start, new=1)
+    what.add(first)
+    run(what)
+    used = what.pool.free
+    copies: list[int] = []
+    copy = what.pool.copy
+
+    def counted(sources: list[int], targets: list[int]) -> None:
+        copies.extend(sources)
+        copy(sources, targets)
+
+    monkeypatch.setattr(what.pool, "copy", counted)
+    texts = [np.concatenate([start, prompt(5, seed)]) for seed in (1, 2)]
+    jobs = [job(text) for text in texts]
+    for each in jobs:
+        what.add(each)
+    what.step()
+    assert [len(each.loans) for each in jobs] == [3, 0]
+    assert len(copies) == 1 + 4  # the page that each goes on writing, and what is lent already
+    assert used - what.pool.free == 1 + 4
+    run(what)
+    assert [ids(each) for each in jobs] == [answer(text) for text in texts]
+    assert len(copies) == 1 + 4  # nothing at the end: the tree takes the pages themselves
+    check_nothing_leaked(what)
+
+
+def test_a_text_that_goes_on_has_on_loan_what_others_waited_for() -> None:
+    what = scheduler(chunk=128)
+    start = prompt(3 * PAGE + 5)
+    jobs = [job(start, new=9), job(start, new=2)]
+    for each in jobs:
+        what.add(each)
+    what.step()
+    assert len(jobs[0].loans) == 3
+    what.step()
+    assert (len(jobs[0].passed), len(jobs[1].passed)) == (3, 3)
+    run(what)
+    assert [ids(each) for each in jobs] == [answer(start, 9), answer(start, 2)]
+    assert what.counters["computed"] == 3 * PAGE + 5 + 8 + 2
+    check_nothing_leaked(what)
+
+
+def test_loans_move_with_the_running_texts() -> None:
+    what = scheduler()
+    old, early = prompt(2 * PAGE, 1), prompt(4 * PAGE, 2)
+    for text in (early, old):  # the early one lies below
+        what.add(job(text, new=1))
+        run(what)
+    text = np.concatenate([old, prompt(5, 3)])
+    follow = job(text, new=3)
+    what.add(follow)
+    what.step()
+    assert len(follow.loans) >= 1
+    assert sorted(follow.pages) == list(range(len(follow.pages)))
+    again = job(early, new=2)  # what made way is found where it went
+    what.add(again)
+    run(what)
+    assert (ids(follow), ids(again)) == (answer(text, 3), answer(early, 2))
+    check_nothing_leaked(what)
+
+
 def test_equal_beginnings_that_arrive_together_are_read_once() -> None:
     what = scheduler()
     start = prompt(3 * PAGE)
@@ -307,9 +371,9 @@ def test_a_text_that_is_not_finite_leaves_nothing_that_others_could_meet() -> No
             out, kept = DECODER.hidden(ids, plan, **how)
             bad = torch.isin(ids, torch.tensor([258]))
             for row in bad.nonzero()[:, 0].tolist():
-                keys, values = plan.pool.views(1)
-                keys[plan._pages[row], :, plan._slots[row]] = torch.nan
-                values[plan._pages[row], :, :, plan._slots[row]] = torch.nan
+                both = plan.pool.views(1)
+                for part in both:
+                    part[plan._pages[row], :, plan._slots[row]] = torch.nan
             return torch.where(bad[:, None], torch.nan, out), kept
 
     bad = prompt(3 * PAGE, 5)
