@@ -152,7 +152,7 @@ def test_adapters_and_the_base_take_turns() -> None:
     same(answers[1::2], plain)
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # of the interpreter
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter computes with NumPy
 def test_broken_weights_leave_nothing_behind() -> None:
     pair = model()
     good = {name: tensor.clone() for name, tensor in pair[0].state_dict().items()}
