@@ -200,6 +200,29 @@ def test_many_share_a_beginning_in_place() -> None:
     check_nothing_leaked(what)
 
 
+def test_copies_for_pages_that_are_given_back_at_once_are_dropped(monkeypatch: Any) -> None:
+    what = scheduler(pages=320, batch=40, chunk=512)
+    start = prompt(6 * PAGE + 9)
+    what.add(job(start, new=1))
+    run(what)
+    copy = what.pool.copy
+
+    def checked(sources: list[int], targets: list[int]) -> None:
+        assert len(set(targets)) == len(targets)
+        copy(sources, targets)
+
+    monkeypatch.setattr(what.pool, "copy", checked)
+    texts = [np.concatenate([start, prompt(5, seed)]) for seed in range(1, 41)]
+    jobs = [job(text, new=2) for text in texts]
+    for each in jobs:
+        what.add(each)
+    what.step()
+    assert {len(each.trunk) for each in jobs} == {6}  # the first ones were to have copies
+    run(what)
+    assert [ids(each) for each in jobs] == [answer(text, 2) for text in texts]
+    check_nothing_leaked(what)
+
+
 def test_without_reuse_nothing_is_kept() -> None:
     what = scheduler(reuse=False)
     for _ in range(2):
