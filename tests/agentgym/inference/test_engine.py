@@ -405,19 +405,27 @@ def test_made_from_a_name_and_with_wrong_limits() -> None:
             Engine(*tiny_model(), **how)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("fused", [True, False])
-def test_half_precision_is_near(dtype: str, fused: bool, tiny: LoadedModel) -> None:
-    requests = [GenerationRequest(text, SamplingParams(max_tokens=8), 3) for text in TEXTS]
-    with Engine("tiny", dtype=dtype, device="cpu", fused=fused, eos_ids=()) as engine:
+def test_half_precision_is_as_near_as_transformers_own(
+    dtype: str, fused: bool, device: str, tiny: LoadedModel
+) -> None:
+    """Averaged over many texts, since rounding takes some of this model's numbers far off."""
+    texts = prompts(0, (5, 41, 70, 23) * 12)
+    requests = [GenerationRequest(text, SamplingParams(max_tokens=8), 3) for text in texts]
+    starts = [len(text) for text in texts]
+    with Engine("tiny", dtype=dtype, device=device, fused=fused, eos_ids=()) as engine:
         answers = engine.generate(requests)
-        whole = [np.concatenate([t, ids(a)]) for t, a in zip(TEXTS, answers, strict=True)]
-        again = engine.logprobs(whole, [len(t) for t in TEXTS])
-    exact = HFBackend(tiny).logprobs(whole, [len(t) for t in TEXTS])
-    for answer, scores, values in zip(answers, again, exact, strict=True):
-        assert answer.logprobs is not None
-        assert np.abs(answer.logprobs - scores).mean() < 0.15
-        assert np.abs(scores - values).mean() < 0.15
+        whole = [np.concatenate([t, ids(a)]) for t, a in zip(texts, answers, strict=True)]
+        ours = np.stack(engine.logprobs(whole, starts))
+    exact = np.stack(HFBackend(tiny).logprobs(whole, starts))
+    half = load_model("tiny", dtype=dtype, device=device)
+    theirs = np.stack(HFBackend(half).logprobs(whole, starts))
+    error = np.abs(theirs - exact).mean()
+    told = np.stack([answer.logprobs for answer in answers if answer.logprobs is not None])
+    assert np.abs(ours - exact).mean() < 1.5 * error
+    assert np.abs(ours - told).mean() < error
 
 
 @pytest.mark.gpu

@@ -177,20 +177,3 @@ def test_longer_texts_make_graphs_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         graphs = engine._scheduler._graphs
         assert isinstance(graphs, Graphs)
         assert graphs._width == 2
-
-
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_near(dtype: str, fused: bool) -> None:
-    if INTERPRETED:
-        pytest.skip("the interpreter has no bfloat16")
-    requests = [GenerationRequest(text, SamplingParams(max_tokens=8), 3) for text in TEXTS]
-    with Engine("tiny", dtype=dtype, device=DEVICE, fused=fused, eos_ids=()) as engine:
-        answers = engine.generate(requests)
-        whole = [np.append(t, a.token_ids) for t, a in zip(TEXTS, answers, strict=True)]  # type: ignore[arg-type]
-        again = engine.logprobs(whole, [len(t) for t in TEXTS])
-    exact = HFBackend(*model()).logprobs(whole, [len(t) for t in TEXTS])
-    for answer, scores, values in zip(answers, again, exact, strict=True):
-        assert answer.logprobs is not None
-        assert np.abs(answer.logprobs - scores).mean() < 0.15
-        assert np.abs(scores - values).mean() < 0.15
