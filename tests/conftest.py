@@ -4,10 +4,13 @@ import importlib.util
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,14 +129,83 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture
-def launch() -> Callable[[int, Callable[[int], list[str]]], None]:
-    """Runs Python in so many processes on the CPU, as a launcher starts them.
+class _Killed(BaseException):
+    """Stands for SIGKILL: no handler in the code catches it."""
 
-    It is called with their number and with what gives the arguments of each.
+
+class Death:
+    """When a process dies: at its n-th step towards the disk."""
+
+    def __init__(self, point: int) -> None:
+        self._left = point
+        self.came = False
+
+    def step(self, before: Callable[[], object] = lambda: None) -> None:
+        """A step; the last one may do something first."""
+        self._left -= 1
+        if self._left == 0:
+            self.came = True
+            before()
+            raise _Killed
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A call with a step before it and one after."""
+
+        def stepped(*args: Any, **kwargs: Any) -> Any:
+            self.step()
+            result = call(*args, **kwargs)
+            self.step()
+            return result
+
+        return stepped
+
+    def fsync(self, handle: int) -> None:
+        """Dying here leaves half of the file, as a cut-off write would."""
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            self.step(lambda: os.ftruncate(handle, os.fstat(handle).st_size // 2))
+        else:
+            self.step()
+
+
+@pytest.fixture
+def dies_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A context in which the code dies at its n-th step towards the disk, if it comes so far.
+
+    It is called with n and gives a `Death`.
     """
 
-    def run(count: int, arguments: Callable[[int], list[str]]) -> None:
+    @contextmanager
+    def dying(point: int) -> Iterator[Death]:
+        death = Death(point)
+        rmtree = shutil.rmtree
+
+        def clear(*args: Any, **kwargs: Any) -> None:
+            if not death.came:  # a killed process clears nothing away
+                death.step()
+                rmtree(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", death.fsync)
+            for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink")):
+                patch.setattr(owner, name, death.around(getattr(owner, name)))
+            patch.setattr(shutil, "rmtree", clear)
+            try:
+                yield death
+            except _Killed:
+                pass
+
+    return dying
+
+
+@pytest.fixture
+def launch() -> Callable[[int, Callable[[int], list[str]]], list[str]]:
+    """Runs Python in so many processes on the CPU, as a launcher starts them.
+
+    It is called with their number and with what gives the arguments of each; it returns what each
+    has printed.
+    """
+
+    def run(count: int, arguments: Callable[[int], list[str]]) -> list[str]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -148,17 +220,19 @@ def launch() -> Callable[[int, Callable[[int], list[str]]], None]:
             subprocess.Popen(
                 [sys.executable, *arguments(rank)],
                 env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
             for rank in range(count)
         ]
         try:
-            errors = [process.communicate(timeout=300)[1] for process in processes]
+            told = [process.communicate(timeout=300) for process in processes]
         finally:
             for process in processes:
                 process.kill()
-        for process, said in zip(processes, errors, strict=True):
-            assert process.returncode == 0, said
+        for process, (_, errors) in zip(processes, told, strict=True):
+            assert process.returncode == 0, errors
+        return [said for said, _ in told]
 
     return run

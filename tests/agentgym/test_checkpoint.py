@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import random
-import shutil
-import stat
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -361,65 +359,24 @@ def test_tensors_that_do_not_fit_are_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: no handler in the code catches it."""
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_crash_at_any_step_leaves_a_whole_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, dies_at: Any, seed: int
 ) -> None:
-    """Die at every n-th step towards the disk; what is loaded is the last one or the one begun."""
+    """What is loaded after a death is the last checkpoint or the one begun."""
     rng = random.Random(seed)
-    left = 0
-
-    def step(before: Callable[[], object] = lambda: None) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            before()
-            raise Killed
-
-    def fsync(handle: int) -> None:
-        if stat.S_ISREG(os.fstat(handle).st_mode):
-            step(lambda: os.ftruncate(handle, os.fstat(handle).st_size // 2))
-        else:
-            step()
-
-    def around(call: Callable[..., Any]) -> Callable[..., Any]:
-        def stepped(*args: Any, **kwargs: Any) -> Any:
-            step()
-            result = call(*args, **kwargs)
-            step()
-            return result
-
-        return stepped
-
-    def rmtree(path: Path, ignore_errors: bool) -> None:
-        if left > 0:  # a killed process clears nothing away
-            step()
-            original_rmtree(path, ignore_errors=ignore_errors)
-
-    original_rmtree = shutil.rmtree
     newest = deaths = 0
     save(tmp_path, 0, {"x": torch.zeros(2)})
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        patch.setattr(os, "replace", around(os.replace))
-        patch.setattr(os, "rename", around(os.rename))
-        patch.setattr(shutil, "rmtree", rmtree)
-        for number in range(1, 40):
-            left = rng.randrange(1, 25)
-            try:
-                save(tmp_path, number, {"x": torch.full((2,), float(number))})
-                newest = number
-            except Killed:
-                deaths += 1
-            found = load(tmp_path)
-            assert found is not None
-            assert found.step in (newest, number)
-            assert found.state["x"].tolist() == [found.step] * 2
-            newest = found.step
+    for number in range(1, 40):
+        with dies_at(rng.randrange(1, 25)) as death:
+            save(tmp_path, number, {"x": torch.full((2,), float(number))})
+            newest = number
+        deaths += death.came
+        found = load(tmp_path)
+        assert found is not None
+        assert found.step in (newest, number)
+        assert found.state["x"].tolist() == [found.step] * 2
+        newest = found.step
     assert deaths > 10
     save(tmp_path, 100, {})
     assert len(list(tmp_path.iterdir())) == 2

@@ -2,9 +2,7 @@
 
 import json
 import logging
-import os
 import random
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -329,44 +327,6 @@ def plan(seed: int, length: int) -> Iterator[tuple[str, int, list[int]]]:
             yield "append", count, state
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: no handler in the code catches it."""
-
-
-def kill_at(point: int, patch: pytest.MonkeyPatch) -> None:
-    """Die at the n-th step towards the disk, before or after it takes effect.
-
-    Dying at an fsync leaves half of the file, as a cut-off write would.
-    """
-    left = point
-
-    def step(before: Callable[[], object] = lambda: None) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            before()
-            raise Killed
-
-    def fsync(handle: int) -> None:
-        if stat.S_ISREG(os.fstat(handle).st_mode):
-            step(lambda: os.ftruncate(handle, os.fstat(handle).st_size // 2))
-        else:
-            step()
-
-    def around(call: Callable[..., Any]) -> Callable[..., Any]:
-        def stepped(*args: Any, **kwargs: Any) -> Any:
-            step()
-            result = call(*args, **kwargs)
-            step()
-            return result
-
-        return stepped
-
-    patch.setattr(os, "fsync", fsync)
-    patch.setattr(os, "replace", around(os.replace))
-    patch.setattr(Path, "unlink", around(Path.unlink))
-
-
 def go_on(made: ShardedTable, kind: str, count: int, state: list[int]) -> None:
     if kind == "append":
         made.append(rows(*state[-count:]))
@@ -377,23 +337,20 @@ def go_on(made: ShardedTable, kind: str, count: int, state: list[int]) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_crash_at_any_step_leaves_the_state_before_or_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, dies_at: Any, seed: int
 ) -> None:
     operations = list(plan(seed, 60))
     states = [[], *(state for _, _, state in operations)]
     rng = random.Random(seed)
     done = deaths = 0
     while done < len(operations):
-        with monkeypatch.context() as patch:
-            kill_at(rng.randrange(1, 40), patch)
-            try:
-                made = opened(tmp_path)
-                assert on_disk(tmp_path) == {shard.name for shard in made.shards}
-                for operation in operations[done:]:
-                    go_on(made, *operation)
-                    done += 1
-            except Killed:
-                deaths += 1
+        with dies_at(rng.randrange(1, 40)) as death:
+            made = opened(tmp_path)
+            assert on_disk(tmp_path) == {shard.name for shard in made.shards}
+            for operation in operations[done:]:
+                go_on(made, *operation)
+                done += 1
+        deaths += death.came
         if not (tmp_path / shards.INDEX).exists():
             continue  # killed before there was a table
         reader = table(tmp_path)

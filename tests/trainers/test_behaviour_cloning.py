@@ -1,9 +1,5 @@
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -283,46 +279,16 @@ torch.distributed.destroy_process_group()
 """
 
 
-def spawn(count: int, tmp_path: Path) -> list[dict[str, Any]]:
-    """Run WORKER in so many processes; what each printed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(tmp_path / str(rank))],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
-
-
 @pytest.mark.slow
-def test_two_processes_make_the_same_step(episodes: Any, tmp_path: Path) -> None:
+def test_two_processes_make_the_same_step(launch: Any, episodes: Any, tmp_path: Path) -> None:
     """Seven rows of 1 or 3 turns: unequal shares of rows and of tokens."""
     alone = make(batch_size=7)
     alone.start([*episodes(3, turns=1), *episodes(4, turns=3, seed=1)])
     step = alone.step()
     expected = alone.optimiser.state_dict()["exp_avg"].values()
-    first, second = spawn(2, tmp_path)
+    here = str(Path(__file__).parent)
+    said = launch(2, lambda rank: ["-c", WORKER, here, str(tmp_path / str(rank))])
+    first, second = (json.loads(text.splitlines()[-1]) for text in said)
     assert (first["processes"], second["processes"]) == (2, 2)
     assert first["loss"] == second["loss"] == pytest.approx(step["loss"], rel=1e-5)
     assert first["gradient_norm"] == pytest.approx(step["gradient_norm"], rel=1e-5)
