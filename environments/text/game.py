@@ -223,7 +223,8 @@ class TextGame(AgentEnv):
         """Go on from a snapshot of the same game.
 
         Raises:
-            ConfigError: these bytes are no snapshot of this game and mode; nothing has changed.
+            ConfigError: these bytes are no snapshot of this game, or of one with another mode or
+                goal; nothing has changed.
         """
         before = self.snapshot() if self._goal else b""
         try:
@@ -248,6 +249,11 @@ class TextGame(AgentEnv):
         if not all(type(text) is str for text in shown) or type(state["over"]) is not bool:
             raise TypeError(f"it shows {shown!r:.200}")
         self.load(state["state"])
+        if (goal := self.goal()) != shown[0]:
+            raise ConfigError(
+                f"a snapshot of a game with the goal {shown[0]!r:.300} was given to one with "
+                f"{goal!r:.300}; restore it into an environment made with the same arguments"
+            )
         self.np_random.bit_generator.state = state["chance"]
         self._goal, self._text, self._error = shown
         self._over = state["over"]

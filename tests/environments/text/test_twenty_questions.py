@@ -268,6 +268,16 @@ def test_a_language_model_answers() -> None:
     assert (question.role, question.content) == ("user", "Is it older than me?")
 
 
+def test_a_snapshot_of_a_game_with_other_objects_or_questions_is_refused() -> None:
+    snapshot = made("Cat", objects=["Cat", "Rock"], questions=5).snapshot()
+    for arguments in ({}, {"objects": ["Cat", "Rock"]}, {"questions": 5}):
+        other = made("Cat", **arguments)
+        before = other.snapshot()
+        with pytest.raises(ConfigError, match="made with the same arguments"):
+            other.restore(snapshot)
+        assert other.snapshot() == before
+
+
 def test_an_oracle_that_babbles_fails_the_environment() -> None:
     env = made(oracle=Says(lambda turn: "As a language model, I love cats."))
     before = env.snapshot()
