@@ -223,6 +223,49 @@ def test_copies_for_pages_that_are_given_back_at_once_are_dropped(monkeypatch: A
     check_nothing_leaked(what)
 
 
+def check_pages(what: Scheduler) -> None:
+    """Every page has one owner, and what running texts need stays."""
+    pages = [page for each in what.running for page in each.pages]
+    assert len(pages) == len(set(pages))
+    for each in what.running:
+        assert {node.page for node in each.loans} <= set(each.pages)
+        assert each.loans <= set(each.passed)
+        assert all(node.alive and node.users for node in each.passed)
+    lent = sum(len(each.loans) for each in what.running)
+    assert what.pool.free + what.tree.nodes + len(pages) - lent == what.pool.pages
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_comes_texts_keep_to_their_own_pages(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that branch off each other, in little memory, some of them aborted or interrupted."""
+    random = np.random.default_rng(seed)
+    monkeypatch.setattr("agentgym.inference.scheduler._TRUNK_GAIN", (2, 8, 192)[seed % 3])
+    pages = (10, 20, 60)[seed // 2]
+    what = scheduler(pages=pages, batch=6, chunk=PAGE)
+    roots = [prompt(int(random.integers(1, pages * PAGE // 2)), seed * 9 + i) for i in range(3)]
+    texts: list[tuple[Generation, IntArray, int]] = []
+    for _ in range(30):
+        for _ in range(random.integers(4)):
+            known = [*roots, *(np.array(each.tokens, np.int32) for each, _, _ in texts[-5:])]
+            start = known[random.integers(len(known))]
+            own = prompt(int(random.integers(1, 40)), int(random.integers(4)))
+            text = np.concatenate([start[: random.integers(len(start) + 1)], own])
+            text, new = text[: (pages - 2) * PAGE], int(random.choice([1, 4, 70]))
+            texts.append((job(text, new, random.choice(["policy", "base"])), text, new))
+            what.add(texts[-1][0])
+        if texts and random.random() < 0.2:
+            texts[random.integers(len(texts))][0].aborted = True
+        what.step()
+        check_pages(what)
+    run(what)
+    for each, text, new in texts:
+        assert each.aborted or ids(each) == answer(text, new)
+    assert pages > 20 or what.counters["preempted"]
+    check_nothing_leaked(what)
+
+
 def test_without_reuse_nothing_is_kept() -> None:
     what = scheduler(reuse=False)
     for _ in range(2):
