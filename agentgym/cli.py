@@ -285,6 +285,8 @@ def _episodes(
     if kept is not None:
         kept.close()
     show_evaluation(summarise(trajectories).to_json(), as_json)
+    if all(trajectory.outcome is None for trajectory in trajectories):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -641,6 +643,11 @@ def _recipe_of(folder: Path) -> Any:
     return load_recipe(str(recipe)) if recipe.exists() else None
 
 
+def _reads_pictures(model: Path) -> bool:
+    """True if a saved model has a processor, as only those of vision-language models have."""
+    return any(model.glob("*processor_config.json"))
+
+
 def _tokenizer(model: str) -> Any:
     from agentgym.models.load import load_model
 
@@ -673,6 +680,8 @@ def _language_policy(
         "context": recipe.context if recipe else ContextConfig(),
     }
     if server is not None:
+        if recipe is not None and not _reads_pictures(load_run_model(Path(model))):
+            settings["context"] = dataclasses.replace(recipe.context, screenshots=0)
         remote = BACKENDS.get("openai")(server, model, api_key_env=api_key_env)
         return LanguagePolicy(remote, None, name=model, **settings)
     from agentgym.models.load import load_model

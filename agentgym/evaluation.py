@@ -1,13 +1,18 @@
 """Success rates with intervals, per task and over tasks; what the environment broke is left out."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from agentgym.stats import mean_interval, wilson_interval
 from agentgym.types import Trajectory
+
+_REASON = 300
+"""Most characters of a reason."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class TaskResult:
     @property
     def success(self) -> float:
         """Success rate; NaN without scored episodes."""
-        return self.successes / self.episodes if self.episodes else float("nan")
+        return self.successes / self.episodes if self.episodes else math.nan
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Evaluation:
     high: float
     """95 % interval of `mean`, made of the tasks' Wilson intervals: unlike a bootstrap's it does
     not shrink to a point when every episode ends alike."""
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """Why episodes are unscored: reasons and how many, the most frequent first."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values for `summary.json`."""
@@ -65,23 +72,29 @@ class Evaluation:
                 }
                 for name, r in self.tasks.items()
             },
-            "mean": self.mean,
-            "low": self.low,
-            "high": self.high,
+            **{
+                name: None if math.isnan(value) else value
+                for name, value in (("mean", self.mean), ("low", self.low), ("high", self.high))
+            },
+            "errors": dict(self.errors),
         }
 
 
 def summarise(trajectories: Iterable[Trajectory]) -> Evaluation:
     """Success rates of the trajectories, by environment id; unscored ones are counted apart."""
     by_env: dict[str, list[Trajectory]] = {}
+    reasons: Counter[str] = Counter()
     for trajectory in trajectories:
         by_env.setdefault(trajectory.task.env_id, []).append(trajectory)
+        if trajectory.outcome is None:
+            reasons[trajectory.error[:_REASON] or trajectory.end.value] += 1
     tasks = {name: _task(group) for name, group in sorted(by_env.items())}
+    errors = dict(reasons.most_common())
     counts = [(r.successes, r.episodes) for r in tasks.values() if r.episodes]
     if not counts:
-        return Evaluation(tasks, float("nan"), float("nan"), float("nan"))
+        return Evaluation(tasks, math.nan, math.nan, math.nan, errors)
     mean, (low, high) = mean_interval(counts)
-    return Evaluation(tasks, mean, low, high)
+    return Evaluation(tasks, mean, low, high, errors)
 
 
 def _task(group: Sequence[Trajectory]) -> TaskResult:

@@ -1,6 +1,7 @@
 """What the command line prints: its consoles and tables."""
 
 import json
+import math
 from typing import Any
 
 from rich import box
@@ -9,6 +10,8 @@ from rich.table import Column, Table
 
 out = Console()
 err = Console(stderr=True)
+_REASONS = 3
+"""Most reasons that are told of unscored episodes."""
 
 
 def plain(text: str) -> str:
@@ -47,11 +50,20 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool, title: str = "") 
     table.add_section()
     table.add_row(
         "mean over tasks",
-        f"{evaluation['mean']:.0%}",
-        f"{evaluation['low']:.0%} to {evaluation['high']:.0%}",
+        _rate(evaluation["mean"]),
+        f"{_rate(evaluation['low'])} to {_rate(evaluation['high'])}",
         *[""] * 3,
     )
     out.print(table)
+    errors = evaluation.get("errors", {})
+    for reason, count in [*errors.items()][:_REASONS]:
+        out.print(f"{count} unscored: {plain(reason)}", highlight=False)
+    if len(errors) > _REASONS:
+        out.print(f"and {len(errors) - _REASONS} more reasons")
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.0%}"
 
 
 def show_replay(report: Any) -> None:

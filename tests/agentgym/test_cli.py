@@ -1,10 +1,11 @@
 """The command line, as a user types it."""
 
+import contextlib
 import http.server
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,9 @@ def test_eval_of_a_local_model(run: Cli, backend: str) -> None:
     assert json.loads(out)["tasks"]["agentgym/echo-v0"]["episodes"] == 2
 
 
-def test_eval_of_a_model_at_a_server(run: Cli) -> None:
+@contextlib.contextmanager
+def answering(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
+    """A server that says yes, or fails; its address and what it is asked."""
     asked: list[Any] = []
 
     class Server(http.server.BaseHTTPRequestHandler):
@@ -226,8 +229,9 @@ def test_eval_of_a_model_at_a_server(run: Cli) -> None:
             message = {"role": "assistant", "content": 'I do.\nsay("yes")'}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
-            body = json.dumps(answer | {"choices": [choice]}).encode()
-            self.send_response(200)
+            answer |= {"choices": [choice]}
+            body = json.dumps(answer if status == 200 else {"error": {"message": "no"}}).encode()
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -238,10 +242,40 @@ def test_eval_of_a_model_at_a_server(run: Cli) -> None:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        code, out, _ = run("eval", "m", "echo-v0", "--server", url, "--episodes", "2", "--json")
+        yield f"http://127.0.0.1:{server.server_port}/v1", asked
         server.shutdown()
+
+
+def test_eval_of_a_model_at_a_server(run: Cli) -> None:
+    with answering() as (url, asked):
+        code, out, _ = run("eval", "m", "echo-v0", "--server", url, "--episodes", "2", "--json")
     assert code == 0
     assert json.loads(out)["mean"] == 1.0
     assert [request["model"] for request in asked] == ["m", "m"]
     assert asked[0]["temperature"] == 0.0
+
+
+def test_eval_without_a_single_score_says_why_and_fails(run: Cli) -> None:
+    with answering(400) as (url, _):
+        code, out, _ = run("eval", "m", "echo-v0", "--server", url, "--episodes", "2")
+        assert code == 1
+        assert "2 unscored: " in out
+        code, out, _ = run("eval", "m", "echo-v0", "--server", url, "--episodes", "2", "--json")
+    assert code == 1
+    assert json.loads(out)["mean"] is None
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_runs_model_at_a_server_is_shown_pictures_if_it_reads_them(
+    run: Cli, tmp_path: Path, sees: bool
+) -> None:
+    (tmp_path / "model").mkdir()
+    if sees:
+        (tmp_path / "model" / "processor_config.json").write_text("{}")
+    (tmp_path / "recipe.toml").write_text(
+        'name = "r"\ntrainer = "filtered_bc"\n[model]\nname = "tiny"\n[env]\nimages = true\n'
+        '[tasks]\nenv_ids = ["agentgym/points24-v0"]\n'
+    )
+    with answering() as (url, asked):
+        assert run("eval", str(tmp_path), "--server", url, "--episodes", "1")[0] == 0
+    assert ("image_url" in json.dumps(asked[0])) == sees

@@ -1,6 +1,8 @@
 """Success rates: per task, over tasks, and what is left out."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -57,8 +59,16 @@ def test_turns_and_errors_are_counted_apart() -> None:
     assert result.failed_share == 0.0
 
 
+def test_the_reasons_of_unscored_episodes_are_counted() -> None:
+    broken = replace(episode("a", None), error="the browser died")
+    episodes = [episode("b", None), broken, broken, episode("a", 1.0)]
+    assert list(summarise(episodes).errors.items()) == [("the browser died", 2), ("env_error", 1)]
+
+
 def test_nothing_scored_is_not_a_number_and_json_keeps_the_counts() -> None:
     evaluation = summarise([episode("a", None)])
     assert math.isnan(evaluation.mean)
-    assert evaluation.to_json()["tasks"]["a"]["unscored"] == 1
+    told = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    assert told["tasks"]["a"]["unscored"] == 1
+    assert told["mean"] is None
     assert math.isnan(summarise([]).mean)

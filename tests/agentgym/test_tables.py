@@ -39,6 +39,17 @@ def test_an_evaluation(printed: io.StringIO) -> None:
     assert "other/b-v0" in words
 
 
+def test_an_evaluation_without_scores_says_why(printed: io.StringIO) -> None:
+    errors = {"InferenceError: no [model]": 9, "b": 3, "c": 2, "d": 1, "e": 1}
+    nothing = {"tasks": {}, "mean": None, "low": None, "high": float("nan"), "errors": errors}
+    tables.show_evaluation(nothing, False)
+    words = printed.getvalue()
+    assert "9 unscored: InferenceError: no [model]" in words
+    assert "and 2 more reasons" in words
+    assert "nan" not in words
+    assert "1 unscored" not in words
+
+
 def test_a_comparison(printed: io.StringIO) -> None:
     first = SimpleNamespace(
         name="filtered_bc",
