@@ -47,6 +47,8 @@ class BenchmarkOptions:
     """Environments to measure; empty leaves them to the benchmark."""
     model: str = ""
     """Model to measure with, as for `load_model`; empty leaves it to the benchmark."""
+    dtype: str = "auto"
+    """Of the model, as for `load_model`."""
     parts: tuple[str, ...] = ()
     """Cases to measure, by any part of their names; empty means all."""
     trl: str = ""
@@ -198,30 +200,13 @@ class BenchmarkResult:
 
 
 def run_benchmark(
-    name: str,
-    *,
-    quick: bool = False,
-    env_ids: Sequence[str] = (),
-    model: str = "",
-    parts: Sequence[str] = (),
-    trl: str = "",
-    browsergym: str = "",
-    farama: str = "",
-    vllm: str = "",
-    progress: Progress | None = None,
+    name: str, options: BenchmarkOptions | None = None, *, progress: Progress | None = None
 ) -> BenchmarkResult:
     """Run a registered benchmark.
 
     Args:
         name: in `registry.BENCHMARKS`.
-        quick: see `BenchmarkOptions`.
-        env_ids: see `BenchmarkOptions`.
-        model: see `BenchmarkOptions`.
-        parts: see `BenchmarkOptions`.
-        trl: see `BenchmarkOptions`.
-        browsergym: see `BenchmarkOptions`.
-        farama: see `BenchmarkOptions`.
-        vllm: see `BenchmarkOptions`.
+        options: what is measured, and how.
         progress: shows how far it is; nothing is shown by default.
 
     Raises:
@@ -230,9 +215,7 @@ def run_benchmark(
             on this machine.
         ConfigError: no case has a name like one of `parts`.
     """
-    options = BenchmarkOptions(
-        quick, tuple(env_ids), model, tuple(parts), trl, browsergym, farama, vllm
-    )
+    options = options or BenchmarkOptions()
     make: Callable[[BenchmarkOptions], Benchmark] = BENCHMARKS.get(name)
     started, clock = datetime.now(UTC), time.perf_counter()
     machine = {**describe_machine(), "load_at_start": load_average()}
@@ -432,6 +415,7 @@ def command_of(name: str, options: BenchmarkOptions) -> str:
     for env_id in options.env_ids:
         parts += ["--env-id", env_id]
     parts += ["--model", options.model] if options.model else []
+    parts += ["--dtype", options.dtype] if options.dtype != "auto" else []
     for part in options.parts:
         parts += ["--part", part]
     parts += ["--trl", options.trl] if options.trl else []

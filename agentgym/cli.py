@@ -526,6 +526,7 @@ def bench(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model of the benchmarks that need one.")
     ] = "",
+    dtype: Annotated[str, typer.Option(help="Of the model: auto, float32, bfloat16, ...")] = "auto",
     parts: Annotated[
         list[str] | None,
         typer.Option("--part", help="Only cases with this in their names; repeatable."),
@@ -540,29 +541,28 @@ def bench(
     ] = "",
 ) -> None:
     """Measure speed against a baseline in the same run."""
-    from agentgym.bench import run_benchmark
+    from agentgym.bench import BenchmarkOptions, run_benchmark
     from agentgym.progress import Progress
     from agentgym.registry import BENCHMARKS
 
     chosen = names or list(BENCHMARKS)
     for name in chosen:
         BENCHMARKS.get(name)  # a wrong name is told before anything is measured
-    ids = [_full(e) for e in env_ids or ()]
+    options = BenchmarkOptions(
+        quick=quick,
+        env_ids=tuple(_full(e) for e in env_ids or ()),
+        model=model,
+        dtype=dtype,
+        parts=tuple(parts or ()),
+        trl=trl,
+        browsergym=browsergym,
+        farama=farama,
+        vllm=vllm,
+    )
     results = []
     for name in chosen:
         with Progress() as progress:
-            result = run_benchmark(
-                name,
-                quick=quick,
-                env_ids=ids,
-                model=model,
-                parts=parts or (),
-                trl=trl,
-                browsergym=browsergym,
-                farama=farama,
-                vllm=vllm,
-                progress=progress,
-            )
+            result = run_benchmark(name, options, progress=progress)
         results.append(result)
         if not as_json:
             show_benchmark(result)

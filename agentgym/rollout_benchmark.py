@@ -58,7 +58,7 @@ def rollout(options: BenchmarkOptions) -> Benchmark:
     else:
         sets = {"in-process rooms": (Rooms.ID,), "miniwob": _WEB}
     name = options.model or ("tiny" if options.quick else DEFAULT_MODEL)
-    loaded = load_model(name)
+    loaded = load_model(name, dtype=options.dtype)
     num_envs = NUM_ENVS[:2] if options.quick else NUM_ENVS
     return Benchmark(
         title=f"Rollouts with {loaded.name}",

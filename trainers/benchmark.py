@@ -82,9 +82,11 @@ def train(options: BenchmarkOptions) -> Benchmark:
             f"--trl {options.trl!r} cannot be run; give the Python of an environment with TRL, "
             "such as venv/bin/python"
         )
+    if options.dtype == "float16":
+        raise ConfigError("bench train computes in bfloat16 or float32; leave out --dtype float16")
     name = options.model or ("tiny" if options.quick else DEFAULT_MODEL)
     device = resolve_device("auto")
-    mixed = "bfloat16" in str(resolve_dtype("auto", device))
+    mixed = "bfloat16" in str(resolve_dtype(options.dtype, device))
     repetitions = 1 if options.quick else 3
     works = QUICK if options.quick else (ON_GPU if device.type == "cuda" else ON_CPU)
     common = {"device": str(device), "compute": "bfloat16" if mixed else "float32"}

@@ -106,7 +106,8 @@ def inference(options: BenchmarkOptions) -> Benchmark:
 
     from agentgym.models.load import DEFAULT_MODEL, load_model
 
-    loaded = load_model(options.model or ("tiny" if options.quick else DEFAULT_MODEL))
+    name = options.model or ("tiny" if options.quick else DEFAULT_MODEL)
+    loaded = load_model(name, dtype=options.dtype)
     device = loaded.model.device
     works = QUICK if options.quick else FULL
     if device.type == "cpu" and not options.parts:

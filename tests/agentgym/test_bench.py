@@ -184,14 +184,14 @@ def test_everything_is_written_down(benchmarks: Registry[Any]) -> None:
         return plan(Case("a", Sides()))
 
     benchmarks.register("things", things)
-    result = run_benchmark("things", quick=True, env_ids=["x/y z"], model="tiny")
-    assert asked == [BenchmarkOptions(True, ("x/y z",), "tiny")]
+    options = BenchmarkOptions(True, ("x/y z",), "tiny", dtype="float32")
+    result = run_benchmark("things", options)
+    assert asked == [options]
     written = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert written["schema"] == bench.SCHEMA
     assert (written["name"], written["title"], written["repetitions"]) == ("things", "Things", 3)
-    assert (
-        written["command"] == "agentgym bench things --quick --env-id 'x/y z' --model tiny --json"
-    )
+    command = "agentgym bench things --quick --env-id 'x/y z' --model tiny --dtype float32 --json"
+    assert written["command"] == command
     assert set(written["machine"]) == {
         "cpu",
         "cores",
@@ -240,7 +240,7 @@ def test_what_was_asked_for_must_run(benchmarks: Registry[Any]) -> None:
     missing = Case("web", Sides(MissingDependencyError("no Chromium found")))
     benchmarks.register("some", lambda options: plan(missing, Case("text", Sides())))
     with pytest.raises(MissingDependencyError, match="no Chromium found"):
-        run_benchmark("some", env_ids=["web"])
+        run_benchmark("some", BenchmarkOptions(env_ids=("web",)))
     benchmarks.register("none", lambda options: plan(missing, missing))
     with pytest.raises(MissingDependencyError, match="no Chromium found"):
         run_benchmark("none")

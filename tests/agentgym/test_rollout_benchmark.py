@@ -122,7 +122,9 @@ def test_a_quick_run(monkeypatch: pytest.MonkeyPatch) -> None:
         return dataclasses.replace(benchmark, cases=benchmark.cases[:1])
 
     fresh.register("rollout", rooms_only)
-    written = json.loads(json.dumps(run_benchmark("rollout", quick=True).to_json()))
+    written = json.loads(
+        json.dumps(run_benchmark("rollout", BenchmarkOptions(quick=True)).to_json())
+    )
     assert written["settings"]["model"] == "tiny"
     assert written["settings"]["dtype"] in ("torch.float32", "torch.bfloat16")  # the machine's
     sides = [row["side"] for row in written["rows"]]

@@ -129,7 +129,7 @@ def test_unknown_environments_are_named() -> None:
 
 
 def test_an_environment_without_oracle_and_baseline() -> None:
-    result = run_benchmark("environment", quick=True, env_ids=["CartPole-v1"])
+    result = run_benchmark("environment", BenchmarkOptions(True, ("CartPole-v1",)))
     written = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert [(row["case"], row["side"]) for row in written["rows"]] == [
         ("CartPole-v1", "agentgym"),

@@ -96,7 +96,7 @@ def test_without_trl_it_says_so_and_a_wrong_interpreter_is_told() -> None:
 def test_a_quick_run_does_the_same_work_on_both_sides() -> None:
     load_plugins()
     assert BENCHMARKS.get("train") is benchmark.train
-    result = run_benchmark("train", quick=True)
+    result = run_benchmark("train", BenchmarkOptions(quick=True))
     rows: dict[str, Any] = {row["side"]: row for row in result.rows}
     assert set(rows) == {"agentgym", "transformers"}
     work = next(iter(QUICK.values()))

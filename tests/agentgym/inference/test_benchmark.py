@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agentgym.bench import run_benchmark
+from agentgym.bench import BenchmarkOptions, run_benchmark
 from agentgym.errors import ConfigError
 from agentgym.inference import benchmark
 from agentgym.inference.benchmark import FULL, QUICK, Work, play
@@ -60,13 +60,13 @@ def test_copying_has_a_speed() -> None:
 
 def test_parts_are_chosen_by_name() -> None:
     with pytest.raises(ConfigError, match="2 episodes"):
-        run_benchmark("inference", quick=True, parts=["nonsense"])
+        run_benchmark("inference", BenchmarkOptions(quick=True, parts=("nonsense",)))
 
 
 @pytest.mark.filterwarnings("ignore:.*min_new_tokens.*")
 def test_a_quick_run_measures_every_side() -> None:
     assert BENCHMARKS.get("inference") is benchmark.inference
-    result = run_benchmark("inference", quick=True)
+    result = run_benchmark("inference", BenchmarkOptions(quick=True))
     assert {row["case"] for row in result.rows} == set(QUICK)
     sides = {row["side"] for row in result.rows}
     assert sides == {"engine", "baseline", "one at a time", "HFBackend"}

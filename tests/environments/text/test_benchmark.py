@@ -25,7 +25,7 @@ def _little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_side_does_the_work_of_its_baseline() -> None:
     assert "text" in BENCHMARKS
-    result = run_benchmark("text", quick=True, env_ids=[MAZE, "agentgym/textworld.custom-v0"])
+    result = run_benchmark("text", BenchmarkOptions(True, (MAZE, "agentgym/textworld.custom-v0")))
     rows = {(row["case"], row["side"]): row for row in result.rows}
     assert [case for case, _ in rows][::2] == [
         "maze",

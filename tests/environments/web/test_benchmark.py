@@ -36,7 +36,7 @@ def test_measurements_become_one() -> None:
 
 @pytest.mark.browser
 def test_all_sides_play_the_same_episodes() -> None:
-    found = run_benchmark("web", quick=True, parts=("MiniWoB", "at once"))
+    found = run_benchmark("web", BenchmarkOptions(quick=True, parts=("MiniWoB", "at once")))
     rows = {(row["case"], row["side"]): row for row in found.rows}
     assert all(row["same_work"] for row in found.rows)
     assert rows["MiniWoB", "agentgym"]["steps"] == rows["MiniWoB", "raw CDP"]["steps"] == 1
