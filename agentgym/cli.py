@@ -669,7 +669,7 @@ def _language_policy(
     from agentgym.core import SamplingParams
     from agentgym.policy import LanguagePolicy
     from agentgym.registry import BACKENDS
-    from agentgym.run import load_run_model
+    from agentgym.run import MODEL, load_run_model
 
     if server is None and backend not in ("engine", "hf"):
         raise ConfigError(f"--backend must be engine or hf, got {backend!r}")
@@ -680,7 +680,8 @@ def _language_policy(
         "context": recipe.context if recipe else ContextConfig(),
     }
     if server is not None:
-        if recipe is not None and not _reads_pictures(load_run_model(Path(model))):
+        saved = Path(model) / MODEL  # where the run has not ended here, its recipe is believed
+        if recipe is not None and saved.is_dir() and not _reads_pictures(saved):
             settings["context"] = dataclasses.replace(recipe.context, screenshots=0)
         remote = BACKENDS.get("openai")(server, model, api_key_env=api_key_env)
         return LanguagePolicy(remote, None, name=model, **settings)

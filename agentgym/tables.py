@@ -38,10 +38,9 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool, title: str = "") 
         whole("task"), "success", "95 % interval", "episodes", "unscored", "turns", title=title
     )
     for name, r in evaluation["tasks"].items():
-        rate = f"{r['successes'] / r['episodes']:.0%}" if r["episodes"] else "-"
         table.add_row(
             name.removeprefix("agentgym/"),
-            rate,
+            _rate(r["successes"] / r["episodes"] if r["episodes"] else None),
             f"{r['low']:.0%} to {r['high']:.0%}",
             str(r["episodes"]),
             str(r["unscored"]),

@@ -12,12 +12,11 @@ _MATMUL_SCORES = 1 << 24
 """Most scores that a row of several tokens computes by plain products, which on a CPU takes about
 0.6 times as long as SDPA; more would take too much memory."""
 DENSE = 0.5
-"""Pages are read in place if they are at least this part of the span they lie in."""
+"""Pages are read in place if they are at least this part of the span they lie in; where running
+rows have fewer of the lowest pages, theirs are brought together."""
 _RAGGED = 1.6
 """Rows share one softmax as long as padding them to the longest makes at most this many times as
 many pages."""
-
-
 _PADDED = 1.25
 """Rows of several new tokens are computed together as long as padding them to the longest makes at
 most this many times as many scores,"""

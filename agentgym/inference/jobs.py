@@ -70,6 +70,22 @@ class Job(ABC):
         self.trunk = trunk
         self.trunk_pages = tuple(node.page for node in trunk)
 
+    def borrow(self, node: Node) -> None:
+        """Have a kept page among its own."""
+        node.lent = True
+        self.loans.add(node)
+
+    def end_loans(self, nodes: Sequence[Node]) -> None:
+        """No longer have these pages among its own."""
+        for node in self.loans.intersection(nodes):
+            node.lent = False
+        self.loans.difference_update(nodes)
+
+    def owned(self, pages: Sequence[int]) -> list[int]:
+        """Those of its pages that are not lent to it."""
+        lent = {node.page for node in self.loans}
+        return [page for page in pages if page not in lent]
+
     def span(self, new: int) -> Span:
         """What it brings to a step of so many new tokens."""
         return Span(self.computed, new, self.trunk_pages, tuple(self.pages))

@@ -256,8 +256,8 @@ class PrefixTree:
             kind: which weights computed them.
             tokens: (T,) the text.
             path: nodes of its first pages, pinned by the caller.
-            pages: where the rest lies; copied.
-            give: the tree keeps pages themselves where it can, instead of copies.
+            pages: where the rest lies.
+            give: the tree may keep pages themselves, instead of copies.
 
         Returns:
             Pages that the tree has kept, for `give`.

@@ -220,18 +220,13 @@ class Scheduler:
                 self._extend(job, (len(trunk) + len(job.pages) + 1) * PAGE)
                 self._copies.append((node.page, job.pages[-1]))
             else:
-                self._lend(job, node)
+                job.borrow(node)
                 job.pages.append(node.page)
         self._tails += tail
         self._extend(job, len(job.tokens))
         job.computed = match.tokens
         self.counters["reused"] += match.tokens
         return True
-
-    def _lend(self, job: Job, node: Node) -> None:
-        """Let a text have a kept page among its own."""
-        node.lent = True
-        job.loans.add(node)
 
     def _copy(self) -> None:
         """Copy what the texts just let in begin with, all at once."""
@@ -244,8 +239,8 @@ class Scheduler:
         """True if there is room, with a page to grow for each running text."""
         kept = [*match.nodes, *([match.tail] if match.tail is not None else [])]
         available = self.pool.free + self.tree.evictable - sum(not node.users for node in kept)
-        lent = sum(not node.lent for node in match.nodes[len(trunk) :])
-        wanted = _pages(len(job.tokens) + 1) - len(trunk) - lent
+        loans = sum(not node.lent for node in match.nodes[len(trunk) :])
+        wanted = _pages(len(job.tokens) + 1) - len(trunk) - loans
         return available >= wanted + len(self.running)
 
     def _trunk(self, job: Job, match: Match) -> tuple[Node, ...]:
@@ -271,11 +266,11 @@ class Scheduler:
         for other in self.running if trunk and not self.pool.tables else ():
             more = len(trunk) - len(other.trunk)
             if more > 0 and other.weights == job.weights and other.passed[: len(trunk)] == trunk:
-                owned = _owned(other, other.pages[:more])
+                owned = other.owned(other.pages[:more])
                 self.pool.give(owned)
                 self._copies = [copy for copy in self._copies if copy[1] not in owned]
                 del other.pages[:more]
-                _end_loans(other, trunk)
+                other.end_loans(trunk)
                 other.stand(trunk)
 
     def _extend(self, job: Job, tokens: int) -> bool:
@@ -322,11 +317,11 @@ class Scheduler:
         kept: set[int] = set()
         if keep and self._reuse and job.computed:
             kept = self._keep(job, job.computed, give=True)
-        owned = [page for page in _owned(job, job.pages) if page not in kept]
+        owned = [page for page in job.owned(job.pages) if page not in kept]
         if broken:
             self.pool.clear(owned)
         self.pool.give(owned)
-        _end_loans(job, job.passed)
+        job.end_loans(job.passed)
         self.tree.unpin(job.passed)
         job.passed = ()
         job.pages = []
@@ -343,13 +338,12 @@ class Scheduler:
         full = job.computed // PAGE * PAGE
         kept = self._keep(job, full, give=True)
         self._keep(job, job.computed, give=False)
-        tokens = np.array(job.tokens[:full], np.int32)
-        nodes = self.tree.match(job.weights, tokens, full).nodes
+        nodes = self.tree.match(job.weights, np.frombuffer(job.key, ">i4"), full).nodes
         self.tree.pin(nodes[len(job.passed) :])
         job.passed = nodes
         for node in nodes:
             if node.page in kept:
-                self._lend(job, node)
+                job.borrow(node)
 
     def _gather(self) -> None:
         """Bring scattered pages of running texts together; see `attention.Plan`."""
@@ -590,19 +584,6 @@ def _seen(chosen: Sequence[tuple[Job, int]], device: torch.device) -> Overlay | 
         return None
     rows = [(job.sight, job.computed, new, job.weights) for job, new in chosen]
     return overlay(rows, device)
-
-
-def _owned(job: Job, pages: Sequence[int]) -> list[int]:
-    """Those of a text's pages that are not lent to it."""
-    lent = {node.page for node in job.loans}
-    return [page for page in pages if page not in lent]
-
-
-def _end_loans(job: Job, nodes: Sequence[Node]) -> None:
-    """A text no longer has these pages among its own."""
-    for node in job.loans.intersection(nodes):
-        node.lent = False
-    job.loans.difference_update(nodes)
 
 
 def _has_room(job: Job, tokens: int) -> bool:

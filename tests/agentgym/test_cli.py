@@ -265,13 +265,15 @@ def test_eval_without_a_single_score_says_why_and_fails(run: Cli) -> None:
     assert json.loads(out)["mean"] is None
 
 
-@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize(("saved", "sees"), [("processor_config.json", 1), ("", 0), (None, 1)])
 def test_a_runs_model_at_a_server_is_shown_pictures_if_it_reads_them(
-    run: Cli, tmp_path: Path, sees: bool
+    run: Cli, tmp_path: Path, saved: str | None, sees: int
 ) -> None:
-    (tmp_path / "model").mkdir()
-    if sees:
-        (tmp_path / "model" / "processor_config.json").write_text("{}")
+    """A run without a model here may have one there that does."""
+    if saved is not None:
+        (tmp_path / "model").mkdir()
+    if saved:
+        (tmp_path / "model" / saved).write_text("{}")
     (tmp_path / "recipe.toml").write_text(
         'name = "r"\ntrainer = "filtered_bc"\n[model]\nname = "tiny"\n[env]\nimages = true\n'
         '[tasks]\nenv_ids = ["agentgym/points24-v0"]\n'

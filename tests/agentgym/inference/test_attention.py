@@ -5,9 +5,21 @@ import torch
 
 from agentgym.inference import attention
 from agentgym.inference.attention import Plan, Span, in_order
-from agentgym.inference.pages import PAGE, PagePool
+from agentgym.inference.pages import PAGE, Memory, PagePool
 
 HEADS, GROUP, WIDTH = 2, 3, 4
+
+
+@pytest.fixture(autouse=True, params=[(True, False), (False, True)], ids=["float32", "half"])
+def _layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages as they lie in float32, and as in half precision, which is too coarse to compare."""
+    views = PagePool.views
+
+    def laid_out(pool: PagePool, layer: int) -> Memory:
+        pool._transposed = request.param
+        return views(pool, layer)
+
+    monkeypatch.setattr(PagePool, "views", laid_out)
 
 
 class Texts:
@@ -77,15 +89,20 @@ def test_single_tokens_come_first_by_trunk_and_length() -> None:
     assert in_order(spans) == [3, 2, 1, 0]
 
 
+@pytest.mark.parametrize("padded", [0, 1.25, math.inf], ids=["one by one", "alike", "together"])
 @pytest.mark.parametrize("scores", [0, 1 << 24], ids=["sdpa", "matmul"])
 @pytest.mark.parametrize("pages", [[(0, 1), (2,), (3, 4, 5)], [(40, 3), (17,), (9, 60, 1)]])
 def test_prefill_then_single_tokens_then_both(
-    pages: list[tuple[int, ...]], scores: int, monkeypatch: pytest.MonkeyPatch
+    pages: list[tuple[int, ...]], scores: int, padded: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dense pages are read in place, scattered ones are gathered; the results are the same."""
+    """Dense pages are read in place, scattered ones are gathered; rows are padded or not. The
+    results are the same."""
     monkeypatch.setattr(attention, "_MATMUL_SCORES", scores)
+    monkeypatch.setattr(attention, "_PADDED", padded)
     texts = Texts([50, 20, 90], pages)
     everyone = [0, 1, 2]
+    spans = [Span(0, n, (), p) for n, p in zip((64, 33, 10), pages, strict=True)]
+    assert len(list(attention._alike(spans, 0))) == (1 if padded == math.inf else 3)
     texts.check([Span(0, n, (), p) for n, p in zip((33, 10, 64), pages, strict=True)], everyone)
     texts.check([Span(n, 1, (), p) for n, p in zip((33, 10, 64), pages, strict=True)], everyone)
     texts.check([Span(34, 9, (), pages[0]), Span(11, 1, (), pages[1])], [0, 1])
