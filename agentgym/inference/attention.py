@@ -1,4 +1,4 @@
-"""Attention of packed tokens over pages: one new token a row by batched matmuls, more by SDPA."""
+"""Attention of packed tokens over pages: single tokens page by page, several of a text joined."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
